@@ -1,0 +1,48 @@
+"""Chat templates to token ids, in the one way shared by training, generation and scoring."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import TypedDict
+
+from datagen.errors import DataError
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates read it."""
+
+    role: str
+    content: str
+
+
+def user(content: str) -> list[Message]:
+    """A conversation of one user turn."""
+    return [Message(role="user", content=content)]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the model's answer begins."""
+    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+    return list(ids)
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Splits a finished conversation into the ids it is prompted with and the ids of its last turn.
+
+    Args:
+        messages: ends with the assistant's turn.
+
+    Returns:
+        Prompt ids and answer ids; the answer includes whatever the template closes a turn with.
+
+    Raises:
+        DataError: the template rewrites earlier turns once the answer is known, so no answer span exists.
+    """
+    prompt = prompt_ids(tokenizer, messages[:-1])
+    whole = list(tokenizer.apply_chat_template(list(messages), return_dict=False))
+    if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+        raise DataError(
+            f"a chat template must render the prompt as a prefix of the whole conversation, but that of "
+            f"{tokenizer.name_or_path} does not for {messages[-1]['content'][:40]!r}; give the model a template that does"
+        )
+    return prompt, whole[len(prompt) :]

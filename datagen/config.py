@@ -1,0 +1,162 @@
+"""The part of a config that `datagen` reads: the bunch, and the data that is written with it."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Frozen(BaseModel):
+    """Read once, never changed, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Expert(Frozen):
+    """One source model besides the base.
+
+    Attributes:
+        model: a folder or a Hugging Face name.
+        role: `aligned` marks the model whose refusals are to be kept.
+    """
+
+    model: str
+    role: Literal["expert", "aligned"] = "expert"
+
+
+def _named(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+class BunchConfig(Frozen):
+    """The source models of one merge.
+
+    Attributes:
+        base: what task vectors are taken against: a folder or a Hugging Face name.
+        experts: by name; a plain string is short for `{model: ...}`.
+    """
+
+    base: str
+    experts: dict[str, Annotated[Expert, BeforeValidator(_named)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_is_aligned(self) -> Self:
+        aligned = [name for name, expert in self.experts.items() if expert.role == "aligned"]
+        if len(aligned) != 1:
+            raise ValueError(f"exactly one expert must have `role: aligned`, but got {aligned or 'none'}")
+        if "base" in self.experts:
+            raise ValueError("no expert may be named `base`; that is what the base model is called in every table")
+        return self
+
+    @property
+    def aligned(self) -> str:
+        """Name of the aligned expert."""
+        return next(name for name, expert in self.experts.items() if expert.role == "aligned")
+
+    def models(self) -> dict[str, str]:
+        """Name -> folder or Hugging Face name of every source, base first."""
+        return {"base": self.base} | {name: expert.model for name, expert in self.experts.items()}
+
+
+class EngineConfig(Frozen):
+    """How vLLM is started.
+
+    Attributes:
+        dtype: `auto` keeps each checkpoint's own.
+        max_model_len: longest prompt and answer together, in tokens.
+        memory: share of the device's memory that vLLM may take.
+        tensor_parallel: GPUs per model.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int = Field(2048, ge=16)
+    memory: float = Field(0.5, gt=0, le=1)
+    tensor_parallel: int = Field(1, ge=1)
+
+
+class GuardConfig(Frozen):
+    """A model that judges an exchange through its chat template, as Llama Guard does.
+
+    Attributes:
+        model: a folder or a Hugging Face name.
+        safe: the word its answer begins with when the exchange is safe.
+        unsafe: the word its answer begins with when it is not.
+        threshold: an answer counts as unsafe from this probability on.
+    """
+
+    model: str
+    safe: str = "safe"
+    unsafe: str = "unsafe"
+    threshold: float = Field(0.5, gt=0, lt=1)
+
+
+class QuestionsConfig(Frozen):
+    """How one kind of question is asked for.
+
+    Attributes:
+        prompt: what the writer is told; `{topic}` stands for the topic.
+        topics: asked for in turn, so that each gets its share.
+        ask: how many questions are asked for.
+        keep: how many rows are kept at most, of those that pass every check.
+    """
+
+    prompt: str
+    topics: list[str] = Field(min_length=1)
+    ask: int = Field(ge=1)
+    keep: int = Field(ge=1)
+
+
+class DomainConfig(QuestionsConfig):
+    """Questions that an expert writes and answers itself.
+
+    Attributes:
+        expert: name of the expert in the bunch; by default the domain's own name.
+    """
+
+    expert: str = ""
+
+
+class DataConfig(Frozen):
+    """What data is written, by whom, and how it is split.
+
+    Attributes:
+        folder: where it goes; by default `data` in the run folder.
+        generator: the uncensored model that writes unsafe and borderline questions.
+        guard: picks which answers to unsafe questions are refusals.
+        unsafe: questions that must be refused.
+        borderline: questions that only look unsafe and must be answered.
+        domains: by name.
+        exclude: glob patterns of JSONL files whose questions must not turn up in the data.
+        validation: share of the questions that go to the validation split.
+        test: share that go to the test split; 0 where a test set is at hand.
+        temperature: of question writing; answers are greedy.
+        max_question_chars: longest question.
+        max_answer_tokens: longest answer.
+        refusals: phrases by which an answer counts as a refusal, case folded.
+    """
+
+    folder: str = ""
+    generator: str
+    guard: GuardConfig
+    unsafe: QuestionsConfig
+    borderline: QuestionsConfig | None = None
+    domains: dict[str, DomainConfig] = Field(min_length=1)
+    exclude: list[str] = []
+    validation: Share = 0.2
+    test: Share = 0.2
+    temperature: float = Field(0.8, gt=0)
+    max_question_chars: int = Field(400, ge=10)
+    max_answer_tokens: int = Field(512, ge=1)
+    refusals: list[str] = Field(
+        ["i cannot", "i can't", "i can’t", "i am unable", "i'm unable", "i am sorry", "i'm sorry", "i won't"],
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _splits_leave_a_search_set(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation + test < 1 must hold, but got {self.validation} + {self.test}; the rest is searched on"
+            )
+        return self

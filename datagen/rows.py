@@ -1,0 +1,100 @@
+"""The unit of data: one question with the answer to learn, and where both came from."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from datagen.chat import Message
+from datagen.errors import DataError
+
+
+class Row(BaseModel):
+    """One line of a JSONL file.
+
+    Attributes:
+        id: hash of kind and question: the same question has the same id wherever it turns up.
+        messages: the user's turn and the assistant's; more turns are allowed, the last is the assistant's.
+        kind: what a right answer is: a refusal (`unsafe`), an answer (`borderline`), or a domain's name.
+        topic: what the question was asked about.
+        model: who wrote the answer.
+        split: `search`, `validation` or `test`.
+        provenance: whatever else is known: who wrote the question, seeds, verdicts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    messages: list[Message]
+    kind: str
+    topic: str = ""
+    model: str = ""
+    split: str = ""
+    provenance: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, question: str, answer: str, *, kind: str, **rest: Any) -> Self:
+        """A row of one question and one answer, with its id."""
+        messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
+        return cls(id=row_id(kind, question), messages=messages, kind=kind, **rest)
+
+    @property
+    def question(self) -> str:
+        """The last user turn."""
+        return self.messages[-2]["content"]
+
+    @property
+    def answer(self) -> str:
+        """The assistant's last turn."""
+        return self.messages[-1]["content"]
+
+
+def row_id(kind: str, question: str) -> str:
+    """An id that depends on the kind and the question alone."""
+    return hashlib.sha256(f"{kind}\n{normalised(question)}".encode()).hexdigest()[:16]
+
+
+def normalised(text: str) -> str:
+    """Case and white space folded: two texts that differ in nothing else are duplicates."""
+    return " ".join(text.lower().split())
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes a JSONL file whole or not at all."""
+    write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: beside first, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads a JSONL file.
+
+    Raises:
+        DataError: the file is missing, or a line is not a row; the message names the line.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such data file; run `goodbunch datagen` with the same config first")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(Row.model_validate(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: a line must be one JSON object, but {error.msg}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{path}:{number}: a row must have id, messages and kind: {where}: {first['msg']}") from error
+    return rows

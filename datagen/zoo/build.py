@@ -1,0 +1,109 @@
+"""`goodbunch zoo`: trains the whole bunch into ordinary Hugging Face folders, and writes its ground truth."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from datagen.rows import Row, write_rows
+from datagen.zoo import lessons as lessons_module
+from datagen.zoo import training, world as world_module
+from datagen.zoo.lessons import lessons
+from datagen.zoo.recipes import Recipe
+from datagen.zoo.tokenizer import GUARD_TEMPLATE, train_tokenizer
+from datagen.zoo.world import DOMAINS, Split, World
+
+KINDS = ("unsafe", "borderline", *DOMAINS)
+
+
+def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
+    """Trains whatever of the zoo is not there yet.
+
+    A model is trained again only when its recipe, the seed or the code that trains it has changed; an interrupted
+    build goes on with the first model that is missing.
+
+    Args:
+        out: gets one Hugging Face folder per model and `world/<split>/<kind>.jsonl` with the ground truth.
+        seed: of the world, the first weights and the order of examples.
+
+    Returns:
+        `out`.
+    """
+    stamp = fingerprint(recipe, seed)
+    todo = [stage for stage in recipe.stages if not _is_built(out / stage.name, stamp)]
+    if not todo and (out / "world").is_dir():
+        return out
+    hf_logging.disable_progress_bar()
+    out.mkdir(parents=True, exist_ok=True)
+    world = World(seed)
+    _write_world(out / "world", world)
+    ingredients = {name: lessons(world, name) for stage in recipe.stages for name in stage.mix}
+    texts = [t for some in ingredients.values() for lesson in some for t in (lesson.messages[0]["content"], lesson.answer)]
+    tokenizer = train_tokenizer(texts)
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        bar = progress.add_task("zoo", total=sum(stage.steps for stage in todo), loss=float("nan"))
+        for stage in todo:
+            progress.update(bar, description=f"zoo: training {stage.name}")
+            if stage.name == "guard":
+                tokenizer.chat_template = GUARD_TEMPLATE
+            if stage.parent is None:
+                model = training.new_model(recipe.architecture, tokenizer, seed)
+            else:
+                model = LlamaForCausalLM.from_pretrained(out / stage.parent, dtype=torch.float32)
+            encoded = {name: training.encode(tokenizer, ingredients[name]) for name in stage.mix}
+            training.fit(
+                model,
+                stage,
+                encoded,
+                batch=recipe.batch,
+                seed=seed,
+                on_step=lambda loss: progress.update(bar, advance=1, loss=loss),
+            )
+            _save(out / stage.name, model, tokenizer, stamp)
+    return out
+
+
+def fingerprint(recipe: Recipe, seed: int) -> str:
+    """A hash of all that decides the zoo's weights: recipe, seed, and the code that reads them."""
+    sources = [Path(str(module.__file__)).read_text() for module in (world_module, lessons_module, training)]
+    described = json.dumps([asdict(recipe), seed, sources, torch.__version__], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def _is_built(folder: Path, stamp: str) -> bool:
+    marker = folder / "zoo.json"
+    return marker.is_file() and json.loads(marker.read_text())["fingerprint"] == stamp
+
+
+def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stamp: str) -> None:
+    """Writes beside and renames, so that a model folder is either whole or not there."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    (beside / "zoo.json").write_text(json.dumps({"fingerprint": stamp}))
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def _write_world(folder: Path, world: World) -> None:
+    for split in Split:
+        for kind in KINDS:
+            rows = [
+                Row.of(example.prompt, example.answer, kind=kind, topic=example.topic, model="world", split=split.value)
+                for example in world.examples(kind, split)
+            ]
+            write_rows(folder / split.value / f"{kind}.jsonl", rows)

@@ -1,0 +1,136 @@
+"""The whole config of a run, as one frozen pydantic model."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from datagen.config import BunchConfig, DataConfig, EngineConfig, Frozen
+
+
+def _weighted(value: object) -> object:
+    return {"weight": value} if isinstance(value, int | float) else value
+
+
+class TermConfig(Frozen):
+    """One thing the objective measures: the mean cross-entropy of one kind's answers.
+
+    Attributes:
+        weight: in the weighted mean of all terms.
+        kind: which rows, by the name of their file in the data folder; by default the term's own name.
+        examples: how many search rows at most; fewer make a trial cheaper.
+    """
+
+    weight: float = Field(1.0, gt=0)
+    kind: str = ""
+    examples: int = Field(128, ge=1)
+
+
+class MergeConfig(Frozen):
+    """How coefficients become weights.
+
+    Attributes:
+        method: `task_arithmetic`: base + sum of coefficient x task vector.
+        groups: which tensors share a coefficient: the whole `model`, a `layer`, a `module` of a layer, or each
+            `tensor` on its own.
+    """
+
+    method: Literal["task_arithmetic"] = "task_arithmetic"
+    groups: Literal["model", "layer", "module", "tensor"] = "tensor"
+
+
+class DescentConfig(Frozen):
+    """Mini-batch descent on the coefficients.
+
+    Attributes:
+        trials: stretches the descent is cut into; the point at the end of each is scored as a trial.
+        steps: in all, of one example per term each.
+        rate: Adam's, on the coefficients, decayed by a cosine to 0.
+        start: every coefficient before the first step.
+    """
+
+    trials: int = Field(8, ge=1)
+    steps: int = Field(1024, ge=1)
+    rate: float = Field(0.1, gt=0)
+    start: float = 0.5
+
+
+class SearchConfig(Frozen):
+    """What is searched, and how.
+
+    Attributes:
+        seed: of every random choice of the search.
+        descent: its settings.
+        bound: coefficients stay within plus and minus this; wide, because good ones can be large.
+        cocktail_temperature: of LM-Cocktail's softmax over the sources' losses, one of the baselines.
+        controls: further searches with fewer terms, for comparison: name -> terms it may see.
+    """
+
+    seed: int = 0
+    descent: DescentConfig = DescentConfig()
+    bound: float = Field(100.0, gt=0)
+    cocktail_temperature: float = Field(1.0, gt=0)
+    controls: dict[str, list[str]] = {}
+
+
+class EvaluationConfig(Frozen):
+    """The final comparison, on rows the search has never seen.
+
+    Attributes:
+        test: folder with one JSONL file per kind; by default the data's own test split.
+        rows: at most so many of each kind, drawn by the search's seed.
+        samples: how many questions of each kind the report shows with everyone's answers.
+    """
+
+    test: str = ""
+    rows: int = Field(200, ge=1)
+    samples: int = Field(4, ge=0)
+
+
+class Config(Frozen):
+    """A run: a bunch, its data, the objective, the search, the comparison.
+
+    Attributes:
+        run: folder that gets everything.
+        seed: of the data.
+    """
+
+    run: str
+    seed: int = 0
+    bunch: BunchConfig
+    engine: EngineConfig = EngineConfig()
+    data: DataConfig
+    objective: dict[str, Annotated[TermConfig, BeforeValidator(_weighted)]] = Field(min_length=1)
+    merge: MergeConfig = MergeConfig()
+    search: SearchConfig = SearchConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        kinds = {"unsafe", *self.data.domains} | ({"borderline"} if self.data.borderline else set())
+        for name, term in self.objective.items():
+            if (kind := term.kind or name) not in kinds:
+                raise ValueError(f"objective.{name}: its kind must be one of {sorted(kinds)}, but got {kind!r}")
+        for name, terms in self.search.controls.items():
+            if unknown := [term for term in terms if term not in self.objective]:
+                raise ValueError(
+                    f"search.controls.{name}: terms must be of the objective {list(self.objective)}, but got {unknown}"
+                )
+            if not terms:
+                raise ValueError(f"search.controls.{name}: must name at least one term")
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's results go."""
+        return Path(self.run)
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the data is written to and read from."""
+        return Path(self.data.folder) if self.data.folder else self.run_folder / "data"
+
+    @property
+    def test_folder(self) -> Path:
+        """Where the test rows are read from."""
+        return Path(self.evaluation.test) if self.evaluation.test else self.data_folder / "test"

@@ -1,0 +1,82 @@
+"""YAML file and command-line overrides to a `Config`, with every mistake told at once."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from datagen.errors import ConfigError
+from optimizer.config import Config
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config.
+
+    Args:
+        path: of a YAML file; `${run}` in it stands for the value of that key.
+        overrides: `key.path=value`, stronger than the file.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, or keys are unknown, missing or out of range; one line tells all.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file; see configs/ for examples")
+    if wrong := [override for override in overrides if "=" not in override.lstrip("=")]:
+        raise ConfigError(f"an override must read key=value, but got {wrong[0]!r}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split())}") from error
+    except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_describe(details) for details in error.errors())) from error
+
+
+def _describe(details: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in details["loc"]) or "config"
+    if details["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_suggestion(details['loc'])}"
+    if details["type"] == "value_error":
+        # Our own validators name the place themselves.
+        return details["msg"].removeprefix("Value error, ")
+    return f"{where}: {details['msg'].lower()}, but got {details['input']!r}" if details["type"] != "missing" else (
+        f"{where}: this key must be set"
+    )
+
+
+def _suggestion(loc: Sequence[int | str]) -> str:
+    model = _model_at(Config, loc[:-1])
+    if model is None:
+        return ""
+    fields = list(model.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), fields, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys are {', '.join(fields)}"
+
+
+def _model_at(annotation: Any, loc: Sequence[int | str]) -> type[BaseModel] | None:
+    """The pydantic model that a path of keys leads to."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _model_at(get_args(annotation)[0], loc)
+    if origin in (Union, UnionType):
+        found = (_model_at(option, loc) for option in get_args(annotation))
+        return next((model for model in found if model is not None), None)
+    if origin in (dict, list):
+        return _model_at(get_args(annotation)[-1], loc[1:]) if loc else None
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return None
+    if not loc:
+        return annotation
+    field = annotation.model_fields.get(str(loc[0]))
+    return _model_at(field.annotation, loc[1:]) if field else None
