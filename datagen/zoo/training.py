@@ -7,14 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from datagen.batches import IGNORED, Batch, Encoded, pad
 from datagen.chat import Message, answer_ids
 from datagen.zoo.lessons import Lesson
 from datagen.zoo.recipes import Architecture, Stage
-
-IGNORED = -100
-
-#: Prompt ids and answer ids.
-Encoded = tuple[list[int], list[int]]
 
 
 def new_model(architecture: Architecture, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
@@ -69,8 +65,7 @@ def fit(
     batches = _batches(stage.mix, ingredients, batch, rng)
     model.train()
     for _ in range(stage.steps):
-        inputs, labels = _pad(next(batches), int(model.config.pad_token_id or 0))
-        loss = _loss(model, inputs, labels)
+        loss = _loss(model, pad(next(batches), range(batch)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -94,20 +89,10 @@ def _batches(
         yield [rng.choice(ingredients[name]) for name in rng.choices(names, shares, k=batch)]
 
 
-def _pad(rows: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    inputs = torch.full((len(rows), width), pad)  # [batch, width]
-    labels = torch.full((len(rows), width), IGNORED)  # [batch, width]
-    for i, (prompt, answer) in enumerate(rows):
-        inputs[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-        labels[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-    return inputs, labels
-
-
-def _loss(model: LlamaForCausalLM, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
-    hidden = model.model(input_ids=inputs).last_hidden_state[:, :-1]  # [batch, width - 1, hidden]
-    wanted = labels[:, 1:]
+    hidden = model.model(input_ids=batch.inputs).last_hidden_state[:, :-1]  # [batch, width - 1, hidden]
+    wanted = batch.labels[:, 1:]
     answered = wanted != IGNORED
     logits = model.lm_head(hidden[answered])
     return torch.nn.functional.cross_entropy(logits, wanted[answered])

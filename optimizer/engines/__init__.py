@@ -1,0 +1,1 @@
+"""Engines that hold a live model whose weights are merged in place."""

@@ -1,0 +1,109 @@
+"""The torch engine: one live model, merged in place, that scores losses and their gradients."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from datagen.batches import IGNORED, Batch
+from datagen.errors import BunchError
+from optimizer.bunch import Bunch
+from optimizer.merging.space import Coefficients, Space
+from optimizer.merging.task_arithmetic import coefficient_gradient, merge_tensor
+
+
+class ScoringEngine:
+    """Holds all source tensors and one model; a merge writes into the model's own parameters.
+
+    Args:
+        bunch: the sources.
+        space: the coefficients.
+        device: where everything lives.
+    """
+
+    def __init__(self, bunch: Bunch, space: Space, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.space = space
+        self._sources = {
+            name: [source.tensor(name).to(self.device) for source in bunch.sources] for name in bunch.names
+        }
+        self.model = _empty_model(bunch.base.folder, self._sources[bunch.names[0]][0].dtype).to(self.device)
+        self.model.eval()
+        live = dict(self.model.named_parameters())
+        if unknown := sorted(set(self._sources) - set(live)):
+            raise BunchError(
+                f"every tensor of a checkpoint must be a parameter of its model, but {unknown[0]} and "
+                f"{len(unknown) - 1} more are not in {type(self.model).__name__}; save the sources with this "
+                f"version of transformers"
+            )
+        self._live = {name: live[name] for name in self._sources}
+        self.applied: Coefficients | None = None
+
+    def apply(self, coefficients: Coefficients) -> None:
+        """Merges in place.
+
+        Args:
+            coefficients: [experts, groups].
+        """
+        if self.applied is not None and np.array_equal(self.applied, coefficients):
+            return
+        by_tensor = self.space.by_tensor(coefficients)
+        with torch.no_grad():
+            for name, parameter in self._live.items():
+                merge_tensor(self._sources[name], by_tensor[name], parameter)
+        self.applied = coefficients.copy()
+
+    @torch.no_grad()
+    def score(self, batches: Sequence[Batch]) -> list[tuple[float, int, bool]]:
+        """Scores every example with the weights that are applied.
+
+        Returns:
+            For each example in the order of its `index`: summed cross-entropy of its answer in nats, number of answer
+            tokens, and whether greedy decoding would give exactly this answer.
+        """
+        found: dict[int, tuple[float, int, bool]] = {}
+        for batch in batches:
+            losses, wanted, right = self._forward(batch)
+            counted = wanted != IGNORED
+            sums = losses.sum(1).tolist()
+            tokens = counted.sum(1).tolist()
+            exact = (right | ~counted).all(1).tolist()
+            found |= {i: (sums[k], tokens[k], exact[k]) for k, i in enumerate(batch.index)}
+        return [found[i] for i in sorted(found)]
+
+    def gradient(self, coefficients: Coefficients, batch: Batch, weights: torch.Tensor) -> Coefficients:
+        """d loss / d coefficients of a weighted mean over the examples of one batch.
+
+        Args:
+            coefficients: [experts, groups], where the gradient is taken.
+            batch: examples.
+            weights: of every example's mean cross-entropy, [examples].
+
+        Returns:
+            [experts, groups].
+        """
+        self.apply(coefficients)
+        losses, wanted, _ = self._forward(batch)
+        per_example = losses.sum(1) / (wanted != IGNORED).sum(1)
+        loss = (per_example * weights.to(self.device)).sum()
+        total = torch.zeros(self.space.shape, dtype=torch.float64)
+        names = list(self._live)
+        for name, gradient in zip(names, torch.autograd.grad(loss, list(self._live.values())), strict=True):
+            coefficient_gradient(self._sources[name], gradient, total[:, self.space.group_index[name]])
+        return total.numpy()
+
+    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
+        logits = self.model(input_ids=batch.inputs.to(self.device), use_cache=False).logits[:, :-1].float()
+        wanted = batch.labels[:, 1:].to(self.device)
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
+        )  # [examples, width - 1]
+        return losses, wanted, logits.argmax(-1) == wanted
+
+
+def _empty_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    model: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+    return model

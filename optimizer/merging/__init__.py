@@ -1,0 +1,1 @@
+"""The merge algebra: from source tensors and coefficients to merged tensors."""

@@ -1,0 +1,49 @@
+"""Which tensors share a coefficient."""
+
+import re
+from collections.abc import Callable, Sequence
+
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+
+
+def group_of(granularity: str) -> Callable[[str], str]:
+    """The rule that names a tensor's group.
+
+    Args:
+        granularity: `model` (one group), `layer` (each decoder layer; embeddings, final norm and head apart),
+            `module` (attention, mlp and norm of each layer) or `tensor`.
+    """
+    return {"model": lambda _: "model", "layer": _layer, "module": _module, "tensor": lambda name: name}[granularity]
+
+
+def groups(names: Sequence[str], granularity: str) -> dict[str, list[str]]:
+    """Group -> its tensors, groups in depth order: embeddings, layers, final norm, head."""
+    rule = group_of(granularity)
+    found: dict[str, list[str]] = {}
+    for name in sorted(names, key=depth_order):
+        found.setdefault(rule(name), []).append(name)
+    return found
+
+
+def depth_order(name: str) -> tuple[int, int, str]:
+    """A sort key that puts tensors in the order in which a forward pass meets them."""
+    if found := _LAYER.search(name):
+        return 1, int(found.group(1)), name
+    return (0, 0, name) if "embed" in name or "wte" in name else (2, "head" in name, name)
+
+
+def _layer(name: str) -> str:
+    if found := _LAYER.search(name):
+        return f"layer {found.group(1)}"
+    return _outside(name)
+
+
+def _module(name: str) -> str:
+    if not _LAYER.search(name):
+        return _outside(name)
+    part = "norm" if "norm" in name or ".ln_" in name else "attention" if "attn" in name or "attention" in name else "mlp"
+    return f"{_layer(name)} {part}"
+
+
+def _outside(name: str) -> str:
+    return "embeddings" if "embed" in name or "wte" in name else "head" if "head" in name else "final norm"
