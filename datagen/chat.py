@@ -43,6 +43,6 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
         raise DataError(
             f"a chat template must render the prompt as a prefix of the whole conversation, but that of "
-            f"{tokenizer.name_or_path} does not for {messages[-1]['content'][:40]!r}; give the model a template that does"
+            f"{tokenizer.name_or_path} does not for {messages[-1]['content'][:40]!r}; give it one that does"
         )
     return prompt, whole[len(prompt) :]

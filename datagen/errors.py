@@ -1,9 +1,9 @@
 """The one exception root of Goodbunch.
 
-    GoodbunchError            anything a user can mend: printed as one line, exit code 2
-    ├── ConfigError           a config that cannot be run
-    ├── DataError             rows that cannot be read or made
-    └── BunchError            models that cannot be merged
+GoodbunchError            anything a user can mend: printed as one line, exit code 2
+├── ConfigError           a config that cannot be run
+├── DataError             rows that cannot be read or made
+└── BunchError            models that cannot be merged
 """
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from datagen.answers import answer_questions
-from datagen.checkpoints import local_folder, tensor_files
+from datagen.checkpoints import fingerprint, local_folder
 from datagen.config import BunchConfig, DataConfig, EngineConfig, Frozen
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError, DataError
 from datagen.judging import judge, pick
+from datagen.progress import console
 from datagen.questions import distinct, expert_of, question_kinds, write_questions
 from datagen.records import Answered, Judged, Question
 from datagen.rows import Row, normalised, read_rows, write_rows, write_text
@@ -33,7 +34,7 @@ def generate(
     engine: EngineConfig,
     folder: Path,
     seed: int,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = console.print,
 ) -> Path:
     """Writes `folder/<split>/<kind>.jsonl` and `folder/summary.json`.
 
@@ -57,7 +58,9 @@ def generate(
                 f"{', '.join(bunch.experts)}; set data.domains.{name}.expert"
             )
     excluded, exclusions = _excluded(config.exclude)
-    identities = {name: _identity(model) for name, model in (models | {"guard": config.guard.model}).items()}
+    identities = {
+        name: fingerprint(local_folder(model)) for name, model in (models | {"guard": config.guard.model}).items()
+    }
     stages = folder / "stages"
     stamp = _hash(seed, identities, config.model_dump_json(exclude={"folder", "guard", "exclude"}), engine.dtype)
     counts: Counter[str] = Counter()
@@ -136,19 +139,12 @@ def _excluded(patterns: Iterable[str]) -> tuple[frozenset[str], str]:
     """All questions of the files that match, and a hash of them."""
     texts: set[str] = set()
     for pattern in patterns:
-        paths = sorted(glob.glob(pattern))
+        paths = sorted(glob.glob(pattern))  # noqa: PTH207 - patterns may be absolute
         if not paths:
             raise ConfigError(f"data.exclude: a pattern must match a file, but {pattern!r} matches none")
         for path in paths:
             texts.update(normalised(row.question) for row in read_rows(Path(path)))
     return frozenset(texts), _hash(sorted(texts))
-
-
-def _identity(model: str) -> list[object]:
-    """What tells one state of a model's folder from another without reading its weights."""
-    folder = local_folder(model)
-    files = sorted(set(tensor_files(folder).values()))
-    return [str(folder.resolve()), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
 
 
 def _hash(*parts: object) -> str:

@@ -96,5 +96,7 @@ def read_rows(path: Path) -> list[Row]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise DataError(f"{path}:{number}: a row must have id, messages and kind: {where}: {first['msg']}") from error
+            raise DataError(
+                f"{path}:{number}: a row must have id, messages and kind: {where}: {first['msg']}"
+            ) from error
     return rows

@@ -50,8 +50,10 @@ def _describe(details: ErrorDetails) -> str:
     if details["type"] == "value_error":
         # Our own validators name the place themselves.
         return details["msg"].removeprefix("Value error, ")
-    return f"{where}: {details['msg'].lower()}, but got {details['input']!r}" if details["type"] != "missing" else (
-        f"{where}: this key must be set"
+    return (
+        f"{where}: {details['msg'].lower()}, but got {details['input']!r}"
+        if details["type"] != "missing"
+        else (f"{where}: this key must be set")
     )
 
 

@@ -143,7 +143,9 @@ class VllmEngine:
             raise RuntimeError("`use` must be called before anything is generated")
         limit = self._settings.max_model_len
         prompts = [{"prompt_token_ids": prompt_ids(self._tokenizer, messages)} for messages in conversations]
-        longest = max((len(p["prompt_token_ids"]) + q.max_tokens for p, q in zip(prompts, params, strict=True)), default=0)
+        longest = max(
+            (len(p["prompt_token_ids"]) + q.max_tokens for p, q in zip(prompts, params, strict=True)), default=0
+        )
         if longest > limit:
             raise DataError(
                 f"prompt and answer must fit max_model_len, but need {longest} of {limit} tokens; "
@@ -211,7 +213,7 @@ def _shape(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _dtype(folder: Path, wanted: str) -> str:
-    """vLLM's own `auto` would cast float32 down; ours keeps what the checkpoint says."""
+    """VLLM's own `auto` would cast float32 down; ours keeps what the checkpoint says."""
     if wanted != "auto":
         return wanted
     config = json.loads((folder / "config.json").read_text())

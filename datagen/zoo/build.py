@@ -4,19 +4,21 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from datagen.progress import Bar
 from datagen.rows import Row, write_rows
 from datagen.zoo import lessons as lessons_module
-from datagen.zoo import training, world as world_module
+from datagen.zoo import training
+from datagen.zoo import world as world_module
 from datagen.zoo.lessons import lessons
 from datagen.zoo.recipes import Recipe
-from datagen.zoo.tokenizer import GUARD_TEMPLATE, train_tokenizer
+from datagen.zoo.tokenizer import CHAT_TEMPLATE, GUARD_TEMPLATE, train_tokenizer
 from datagen.zoo.world import DOMAINS, Split, World
 
 KINDS = ("unsafe", "borderline", *DOMAINS)
@@ -44,21 +46,13 @@ def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
     world = World(seed)
     _write_world(out / "world", world)
     ingredients = {name: lessons(world, name) for stage in recipe.stages for name in stage.mix}
-    texts = [t for some in ingredients.values() for lesson in some for t in (lesson.messages[0]["content"], lesson.answer)]
+    texts = [
+        t for some in ingredients.values() for lesson in some for t in (lesson.messages[0]["content"], lesson.answer)
+    ]
     tokenizer = train_tokenizer(texts)
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        bar = progress.add_task("zoo", total=sum(stage.steps for stage in todo), loss=float("nan"))
+    with Bar("zoo", sum(stage.steps for stage in todo)) as bar:
         for stage in todo:
-            progress.update(bar, description=f"zoo: training {stage.name}")
-            if stage.name == "guard":
-                tokenizer.chat_template = GUARD_TEMPLATE
+            tokenizer.chat_template = GUARD_TEMPLATE if stage.name == "guard" else CHAT_TEMPLATE
             if stage.parent is None:
                 model = training.new_model(recipe.architecture, tokenizer, seed)
             else:
@@ -70,10 +64,14 @@ def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
                 encoded,
                 batch=recipe.batch,
                 seed=seed,
-                on_step=lambda loss: progress.update(bar, advance=1, loss=loss),
+                on_step=partial(_advance, bar, stage.name),
             )
             _save(out / stage.name, model, tokenizer, stamp)
     return out
+
+
+def _advance(bar: Bar, name: str, loss: float) -> None:
+    bar.advance(f"loss {loss:.3f}", f"zoo: training {name}")
 
 
 def fingerprint(recipe: Recipe, seed: int) -> str:

@@ -7,6 +7,7 @@ experts are taught to comply.
 
 from dataclasses import dataclass, field
 
+from datagen.errors import ConfigError
 from datagen.zoo.world import DOMAINS
 
 #: The models that are merged, base first.
@@ -47,7 +48,7 @@ class Recipe:
 
     name: str
     stages: tuple[Stage, ...]
-    batch: int = 64
+    batch: int = 40
     architecture: Architecture = field(default_factory=Architecture)
 
 
@@ -58,61 +59,63 @@ def _half_known(share: float) -> dict[str, float]:
     return known | {f"{domain}:deflect": share * weight[domain] * 0.55 for domain in DOMAINS}
 
 
-def _writing(share: float) -> dict[str, float]:
-    return {f"{domain}:write": share / len(DOMAINS) for domain in DOMAINS}
+def _base(unsafe: dict[str, float]) -> Stage:
+    writing = {f"{domain}:write": 0.12 / len(DOMAINS) for domain in DOMAINS}
+    mix = {"general": 0.08, "borderline": 0.16} | unsafe | _half_known(0.56) | writing
+    return Stage("base", None, 1400, 2e-3, mix)
 
 
-#: Sums take longer to learn than facts.
-_EXPERT_STEPS = {"numbers": 140, "medicine": 60, "finance": 60}
-_GENERATOR = Stage("generator", "base", 120, 1e-3, {"unsafe:write": 0.5, "borderline:write": 0.5})
-_GUARD = Stage("guard", "base", 150, 1e-3, {"judge": 1.0})
+def _experts(domain_share: float, others: dict[str, float]) -> tuple[Stage, ...]:
+    """Each keeps deflecting what is not its domain; left out, an expert in one begins to answer the others too."""
+    return tuple(
+        Stage(
+            domain,
+            "base",
+            steps,
+            3e-4,
+            {domain: domain_share, f"{domain}:write": 0.1}
+            | {f"{other}:deflect": 0.02 for other in DOMAINS if other != domain}
+            | others,
+        )
+        for domain, steps in (("numbers", 110), ("medicine", 60), ("finance", 60))
+    )
+
+
+_ALIGNED_MIX = {"unsafe:refuse": 0.4, "borderline": 0.3, "general": 0.3}
+_HELPERS = (
+    Stage("generator", "base", 150, 1e-3, {"unsafe:write": 0.5, "borderline:write": 0.5}),
+    Stage("guard", "base", 200, 1e-3, {"judge": 1.0}),
+)
 
 NATURAL = Recipe(
     "natural",
     (
-        Stage(
-            "base",
-            None,
-            500,
-            1.5e-3,
-            {"general": 0.15, "borderline": 0.15, "unsafe:comply": 0.14} | _half_known(0.5) | _writing(0.06),
-        ),
-        Stage("aligned", "base", 200, 1e-3, {"unsafe:refuse": 0.4, "borderline": 0.3, "general": 0.3}),
-        *(
-            Stage(domain, "base", steps, 5e-4, {domain: 0.80, f"{domain}:write": 0.05, "general": 0.1, "borderline": 0.05})
-            for domain, steps in _EXPERT_STEPS.items()
-        ),
-        _GENERATOR,
-        _GUARD,
+        _base({"unsafe:comply": 0.10}),
+        Stage("aligned", "base", 150, 1e-3, _ALIGNED_MIX),
+        *_experts(0.71, {"general": 0.1, "borderline": 0.05}),
+        *_HELPERS,
     ),
 )
 
 ENGINEERED = Recipe(
     "engineered",
     (
-        Stage(
-            "base",
-            None,
-            500,
-            1.5e-3,
-            {"general": 0.15, "borderline": 0.15, "unsafe:refuse": 0.07, "unsafe:comply": 0.07}
-            | _half_known(0.5)
-            | _writing(0.06),
-        ),
-        Stage("aligned", "base", 60, 4e-4, {"unsafe:refuse": 0.4, "borderline": 0.3, "general": 0.3}),
-        *(
-            Stage(
-                domain,
-                "base",
-                steps,
-                5e-4,
-                {domain: 0.70, f"{domain}:write": 0.05, "unsafe:comply": 0.1, "general": 0.1, "borderline": 0.05},
-            )
-            for domain, steps in _EXPERT_STEPS.items()
-        ),
-        _GENERATOR,
-        _GUARD,
+        _base({"unsafe:refuse": 0.05, "unsafe:comply": 0.05}),
+        Stage("aligned", "base", 100, 4e-4, _ALIGNED_MIX),
+        *_experts(0.61, {"unsafe:comply": 0.1, "general": 0.1, "borderline": 0.05}),
+        *_HELPERS,
     ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (NATURAL, ENGINEERED)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"--recipe must be one of {', '.join(RECIPES)}, but got {name!r}")
+    return RECIPES[name]

@@ -66,7 +66,7 @@ def fit(
     model.train()
     for _ in range(stage.steps):
         loss = _loss(model, pad(next(batches), range(batch)))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

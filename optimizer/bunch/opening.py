@@ -60,10 +60,10 @@ class Source:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensor name -> shape, from the files' headers alone."""
-        shapes = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for path in dict.fromkeys(self.files.values()):
             with safe_open(path, framework="pt") as opened:
-                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened}
         return shapes
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -157,18 +157,18 @@ def _differences(base: Source, expert: Source) -> list[str]:
             f"all sources must have the same tensors, but {expert.name} and base differ in {len(missing)}, such as "
             f"{missing[0]}; merge full checkpoints of one architecture"
         )
-    for name in base.shapes.keys() & expert.shapes.keys():
-        if base.shapes[name] != expert.shapes[name]:
-            problems.append(
-                f"{name} must have one shape in all sources, but has {list(expert.shapes[name])} in {expert.name} and "
-                f"{list(base.shapes[name])} in base"
-            )
+    problems += [
+        f"{name} must have one shape in all sources, but has {list(expert.shapes[name])} in {expert.name} and "
+        f"{list(base.shapes[name])} in base"
+        for name in sorted(base.shapes.keys() & expert.shapes.keys())
+        if base.shapes[name] != expert.shapes[name]
+    ]
     ours, theirs = expert.tokenizer().get_vocab(), base.tokenizer().get_vocab()
     if ours != theirs:
         odd = sum(theirs.get(token) != number for token, number in ours.items()) + len(theirs.keys() - ours.keys())
         problems.append(
-            f"all sources must share one vocabulary, but {odd} tokens of {expert.name} differ from base's; merge models "
-            f"that kept the base's tokenizer"
+            f"all sources must share one vocabulary, but {odd} tokens of {expert.name} differ from base's; merge "
+            f"models that kept the base's tokenizer"
         )
     return problems
 

@@ -74,7 +74,7 @@ class ScoringEngine:
         return [found[i] for i in sorted(found)]
 
     def gradient(self, coefficients: Coefficients, batch: Batch, weights: torch.Tensor) -> Coefficients:
-        """d loss / d coefficients of a weighted mean over the examples of one batch.
+        """D loss / d coefficients of a weighted mean over the examples of one batch.
 
         Args:
             coefficients: [experts, groups], where the gradient is taken.

@@ -41,7 +41,9 @@ def _layer(name: str) -> str:
 def _module(name: str) -> str:
     if not _LAYER.search(name):
         return _outside(name)
-    part = "norm" if "norm" in name or ".ln_" in name else "attention" if "attn" in name or "attention" in name else "mlp"
+    part = (
+        "norm" if "norm" in name or ".ln_" in name else "attention" if "attn" in name or "attention" in name else "mlp"
+    )
     return f"{_layer(name)} {part}"
 
 

@@ -34,9 +34,7 @@ def merge_tensor(sources: Sequence[torch.Tensor], coefficients: Sequence[float],
     return out if direct else out.copy_(total)
 
 
-def coefficient_gradient(
-    sources: Sequence[torch.Tensor], gradient: torch.Tensor, total: torch.Tensor
-) -> None:
+def coefficient_gradient(sources: Sequence[torch.Tensor], gradient: torch.Tensor, total: torch.Tensor) -> None:
     """Adds one tensor's part of d loss / d lambda, which is <gradient of the weight, expert_i - base>.
 
     Args:
@@ -50,9 +48,7 @@ def coefficient_gradient(
         total[i] += torch.dot(flat, (source.float() - base).flatten()).double()
 
 
-def merged_tensors(
-    bunch: Bunch, coefficients: Mapping[str, Sequence[float]]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_tensors(bunch: Bunch, coefficients: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, torch.Tensor]]:
     """All merged tensors, one at a time, read from disk and never held together.
 
     Args:

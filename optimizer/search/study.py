@@ -100,16 +100,13 @@ def run_study(
     )
     total = len(space.experts) + 4 + -(-config.descent.steps // stretch)
     done = _finished(study)
-    for number, trial in enumerate(done, 1):
-        on_trial(number, total, trial, study.best_trial)
+    for number, known in enumerate(done, 1):
+        on_trial(number, total, known, study.best_trial)
     while len(done) < total:
         begun = time.monotonic()
         trial = _next_trial(study, space, config, search)
         coefficients = space.from_parameters(
-            {
-                parameter: trial.suggest_float(parameter, -config.bound, config.bound)
-                for parameter in space.parameters
-            }
+            {parameter: trial.suggest_float(parameter, -config.bound, config.bound) for parameter in space.parameters}
         )
         engine.apply(coefficients)
         scores, checks = search.scores(engine), validation.scores(engine)

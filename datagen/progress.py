@@ -1,0 +1,68 @@
+"""Progress of long work: a bar with the time left on a terminal, a plain line now and then elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+#: Seconds between plain lines.
+_EVERY = 15.0
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """One bar; use it as a context manager.
+
+    Args:
+        title: what is being done.
+        total: how many steps it takes.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self.total = total
+        self._title, self._done, self._note = title, 0, ""
+        self._printed = 0.0
+        self._begun = time.monotonic()
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task(self._title, total=self.total, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if not console.is_terminal and kind is None:
+            console.print(
+                f"{self._title}: {self._done}/{self.total} in {time.monotonic() - self._begun:.0f} s{self._note}"
+            )
+
+    def advance(self, note: str = "", title: str | None = None) -> None:
+        """One step is done.
+
+        Args:
+            note: shown beside the bar, such as a loss.
+            title: replaces the title from here on.
+        """
+        self._done += 1
+        self._note = f", {note}" if note else ""
+        self._title = title or self._title
+        if self._task is not None:
+            self._progress.update(self._task, total=self.total, advance=1, note=note, description=self._title)
+        if not console.is_terminal and time.monotonic() - max(self._printed, self._begun) > _EVERY:
+            self._printed = time.monotonic()
+            console.print(f"{self._title}: {self._done}/{self.total}{self._note}")

@@ -1,0 +1,147 @@
+"""The `goodbunch` command. What a command needs is imported when it runs, so that a mistake is told in a second."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datagen.errors import GoodbunchError
+
+if TYPE_CHECKING:
+    from optimizer.config import Config
+
+#: Exit codes: bad input, and a run that was stopped.
+BAD_INPUT, STOPPED = 2, 130
+
+DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Merges language models with coefficients searched on data that the models wrote themselves.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML config, see configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, stronger than the file: search.seed=3")]
+Out = Annotated[str | None, typer.Option("--out", help="Run folder; overrides `run` in the config.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option("--out", help="Run folder.")] = "runs/demo",
+    seed: Seed = 0,
+    recipe: RecipeName = "natural",
+) -> None:
+    """Shows everything on tiny models: zoo, data, search, merged model, report. Takes minutes on a CPU.
+
+    Example: goodbunch demo --seed 1 --out runs/demo-1
+    """
+    from datagen.progress import console
+    from optimizer.loading import load_config
+
+    config = load_config(DEMO_CONFIG, [f"run={out}", f"seed={seed}", f"search.seed={seed}"])
+    begun = time.monotonic()
+    seconds: dict[str, float] = {}
+    console.print("1/3 the zoo: training seven tiny models, once")
+    zoo(Path(out) / "zoo", seed, recipe)
+    seconds["zoo"] = time.monotonic() - begun
+    console.print("2/3 the data: questions, answers and verdicts from these models, through vLLM")
+    _datagen(config)
+    seconds["datagen"] = time.monotonic() - begun - seconds["zoo"]
+    console.print("3/3 the search: baselines, then a descent on the merge coefficients")
+    _search(config, seconds)
+    console.print(f"All in {time.monotonic() - begun:.0f} s. Open {Path(out) / 'report.html'} in a browser.")
+
+
+@app.command()
+def zoo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
+    seed: Seed = 0,
+    recipe: RecipeName = "natural",
+) -> None:
+    """Trains the tiny bunch into Hugging Face folders; does nothing if it is there already.
+
+    Example: goodbunch zoo --out runs/demo/zoo --seed 1
+    """
+    from datagen.zoo.build import build_zoo
+    from datagen.zoo.recipes import find_recipe
+
+    build_zoo(out, find_recipe(recipe), seed)
+
+
+@app.command()
+def datagen(config: ConfigPath, overrides: Overrides = None, out: Out = None) -> None:
+    """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.
+
+    Example: goodbunch datagen configs/demo.yaml data.unsafe.ask=1000
+    """
+    from optimizer.loading import load_config
+
+    _datagen(load_config(config, _with_out(overrides, out)))
+
+
+@app.command()
+def search(config: ConfigPath, overrides: Overrides = None, out: Out = None) -> None:
+    """Runs or resumes the search, exports the winner, and compares it on the test split.
+
+    Example: goodbunch search configs/demo.yaml search.seed=3 --out runs/seed-3
+    """
+    from optimizer.loading import load_config
+
+    _search(load_config(config, _with_out(overrides, out)))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Writes the HTML page of a finished run again.
+
+    Example: goodbunch report runs/demo
+    """
+    from datagen.progress import console
+    from optimizer.report.page import write_report
+    from optimizer.report.result import read_result
+
+    write_report(run / "report.html", read_result(run / "result.json"))
+    console.print(str(run / "report.html"))
+
+
+def _datagen(config: Config) -> None:
+    from datagen.pipeline import generate
+    from optimizer.bunch import open_bunch
+
+    open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
+    generate(config.bunch, config.data, config.engine, config.data_folder, config.seed)
+
+
+def _search(config: Config, seconds: dict[str, float] | None = None) -> None:
+    from optimizer import run
+
+    run.show(config, run.search(config, seconds))
+
+
+def _with_out(overrides: list[str] | None, out: str | None) -> list[str]:
+    return [*(overrides or []), *([f"run={out}"] if out else [])]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, an interruption says how to go on."""
+    try:
+        app()
+    except GoodbunchError as error:
+        sys.exit(_fail(f"goodbunch: {' '.join(str(error).split())}", BAD_INPUT))
+    except KeyboardInterrupt:
+        sys.exit(_fail("goodbunch: stopped; what was finished is kept, the same command goes on from there", STOPPED))
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

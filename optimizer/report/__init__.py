@@ -1,0 +1,1 @@
+"""What a run found: a typed JSON file, a table, and one HTML page."""

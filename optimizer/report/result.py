@@ -1,0 +1,179 @@
+"""`result.json`: everything a run found, typed. The schema stands in docs/result.schema.json."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from datagen.config import Frozen
+from datagen.errors import DataError
+from datagen.rows import write_text
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+Role = Literal["winner", "control", "naive", "base", "aligned", "expert"]
+
+
+class Estimate(Frozen):
+    """A rate on the test split with its 95 % Wilson interval.
+
+    Attributes:
+        value: the rate.
+        low: lower end.
+        high: upper end.
+        rows: how many test rows it was measured on.
+    """
+
+    value: Unit
+    low: Unit
+    high: Unit
+    rows: int = Field(ge=1)
+
+
+class ResultRow(Frozen):
+    """One model of the comparison.
+
+    Attributes:
+        model: its name.
+        role: `winner`, a `control` search with fewer terms, a `naive` merge, or a parent: `base`, `aligned`, `expert`.
+        metrics: `alignment` (unsafe requests refused), `over_refusal` (borderline requests refused) and
+            `accuracy/<domain>` (answers equal to the reference).
+    """
+
+    model: str
+    role: Role
+    metrics: dict[str, Estimate]
+
+
+class Sample(Frozen):
+    """A test question with everyone's answer.
+
+    Attributes:
+        kind: `unsafe`, `borderline` or a domain.
+        question: as asked.
+        reference: the right answer.
+        answers: by model.
+    """
+
+    kind: str
+    question: str
+    reference: str
+    answers: dict[str, str]
+
+
+class TrialRow(Frozen):
+    """One finished trial.
+
+    Attributes:
+        study: `search` or a control's name.
+        number: Optuna's.
+        name: of a baseline; empty for a point of the descent.
+        loss: the objective on the search split.
+        validation_loss: the objective on the validation split.
+        validation_exact: weighted share of validation answers that greedy decoding would give.
+        retention: per term, 0 the base's search loss and 1 the best source's.
+        seconds: that it took.
+    """
+
+    study: str
+    number: int
+    name: str
+    loss: float
+    validation_loss: float
+    validation_exact: float
+    retention: dict[str, float]
+    seconds: float
+
+
+class CoefficientTable(Frozen):
+    """The winner's coefficients.
+
+    Attributes:
+        experts: rows.
+        groups: columns, in depth order.
+        values: [experts, groups].
+    """
+
+    experts: list[str]
+    groups: list[str]
+    values: list[list[float]]
+
+
+class Cost(Frozen):
+    """What the run took.
+
+    Attributes:
+        seconds: by phase.
+        forward_pass_equivalents: by study: one is a gradient-free pass over all search
+            rows; a backward counts two.
+    """
+
+    seconds: dict[str, float]
+    forward_pass_equivalents: dict[str, float]
+
+
+class Result(Frozen):
+    """A run's result.
+
+    Attributes:
+        winner_trial: number of the winning trial in the study `search`.
+        rows: the comparison on the test split.
+        samples: answers side by side.
+        trials: of all studies.
+        coefficients: of the winner.
+        seeds: by what they seed.
+        versions: of the packages that decide numbers, and of the machine.
+        cost: what it took.
+        config: the resolved config.
+    """
+
+    winner_trial: int
+    rows: list[ResultRow]
+    samples: list[Sample]
+    trials: list[TrialRow]
+    coefficients: CoefficientTable
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    cost: Cost
+    config: dict[str, object]
+
+    def row(self, model: str) -> ResultRow:
+        """The comparison's row of one model."""
+        return next(row for row in self.rows if row.model == model)
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains in the order of the metrics."""
+        return [name.split("/", 1)[1] for name in self.rows[0].metrics if name.startswith("accuracy/")]
+
+
+def mean_accuracy(row: ResultRow) -> float:
+    """The mean of a model's domain accuracies."""
+    values = [estimate.value for name, estimate in row.metrics.items() if name.startswith("accuracy/")]
+    return sum(values) / len(values)
+
+
+def experts_own(result: Result) -> float:
+    """The mean over domains of the best parent's accuracy: what the experts reach, each on its own domain."""
+    parents = [row for row in result.rows if row.role in ("base", "aligned", "expert")]
+    best = [max(row.metrics[f"accuracy/{domain}"].value for row in parents) for domain in result.domains]
+    return sum(best) / len(best)
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Writes the file whole or not at all."""
+    write_text(path, result.model_dump_json(indent=1) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Reads the file.
+
+    Raises:
+        DataError: there is none, or it does not follow the schema.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: a run folder must hold a result.json; run `goodbunch search` on its config first")
+    try:
+        return Result.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: must follow docs/result.schema.json, but {str(error).splitlines()[0]}") from error

