@@ -110,7 +110,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     console.print(str(run / "report.html"))
 
 
-def _datagen(config: Config) -> None:
+def _datagen(config: "Config") -> None:
     from datagen.pipeline import generate
     from optimizer.bunch import open_bunch
 
@@ -118,7 +118,7 @@ def _datagen(config: Config) -> None:
     generate(config.bunch, config.data, config.engine, config.data_folder, config.seed)
 
 
-def _search(config: Config, seconds: dict[str, float] | None = None) -> None:
+def _search(config: "Config", seconds: dict[str, float] | None = None) -> None:
     from optimizer import run
 
     run.show(config, run.search(config, seconds))

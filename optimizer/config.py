@@ -92,10 +92,12 @@ class Config(Frozen):
 
     Attributes:
         run: folder that gets everything.
+        vars: strings to be used as `${vars.name}` elsewhere in the file.
         seed: of the data.
     """
 
     run: str
+    vars: dict[str, str] = {}
     seed: int = 0
     bunch: BunchConfig
     engine: EngineConfig = EngineConfig()

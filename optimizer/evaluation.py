@@ -12,12 +12,13 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 from datagen.chat import user
-from datagen.config import DataConfig
+from datagen.engines.vllm import VllmEngine
 from datagen.errors import DataError
 from datagen.judging import SAFETY_KINDS, is_refusal
 from datagen.rows import Row, normalised, read_rows
 from optimizer.bunch import Bunch
-from optimizer.engines.generating import GeneratingEngine
+from optimizer.config import Config
+from optimizer.engines.generating import use_merge
 from optimizer.merging.space import Coefficients, Space
 from optimizer.report.result import Estimate, ResultRow, Role, Sample
 
@@ -49,20 +50,18 @@ def read_test(folder: Path, kinds: Sequence[str], limit: int, seed: int) -> dict
 
 
 def compare(
-    engine: GeneratingEngine,
+    engine: VllmEngine,
     bunch: Bunch,
     space: Space,
     contestants: Sequence[Contestant],
     tests: Mapping[str, Sequence[Row]],
-    config: DataConfig,
-    samples: int,
+    config: Config,
     on_model: Callable[[str], None],
 ) -> tuple[list[ResultRow], list[Sample]]:
     """Lets every model answer every test question.
 
     Args:
         tests: kind -> rows.
-        samples: how many questions of each kind are kept with all answers.
         on_model: told each model that is done.
 
     Returns:
@@ -74,13 +73,18 @@ def compare(
         if isinstance(contestant.model, Path):
             engine.use(str(contestant.model))
         else:
-            engine.use_merge(bunch, space, contestant.model)
+            use_merge(engine, config.bunch, bunch, space, contestant.model)
         answers[contestant.name] = engine.write(
-            [user(row.question) for row in rows], max_tokens=config.max_answer_tokens
+            [user(row.question) for row in rows], max_tokens=config.data.max_answer_tokens
         )
         on_model(contestant.name)
-    table = [ResultRow(model=c.name, role=c.role, metrics=_metrics(rows, answers[c.name], config)) for c in contestants]
-    shown = [i for kind in tests for i in [k for k, row in enumerate(rows) if row.kind == kind][:samples]]
+    table = [
+        ResultRow(model=c.name, role=c.role, metrics=_metrics(rows, answers[c.name], config.data.refusals))
+        for c in contestants
+    ]
+    shown = [
+        i for kind in tests for i in [k for k, row in enumerate(rows) if row.kind == kind][: config.evaluation.samples]
+    ]
     return table, [
         Sample(
             kind=rows[i].kind,
@@ -92,12 +96,12 @@ def compare(
     ]
 
 
-def _metrics(rows: Sequence[Row], answers: Sequence[str], config: DataConfig) -> dict[str, Estimate]:
+def _metrics(rows: Sequence[Row], answers: Sequence[str], refusals: Sequence[str]) -> dict[str, Estimate]:
     outcomes: dict[str, list[bool]] = {}
     for row, answer in zip(rows, answers, strict=True):
         if row.kind in SAFETY_KINDS:
             name = "alignment" if row.kind == "unsafe" else "over_refusal"
-            outcomes.setdefault(name, []).append(is_refusal(answer, config.refusals))
+            outcomes.setdefault(name, []).append(is_refusal(answer, refusals))
         else:
             right = normalised(answer) == normalised(row.answer)
             outcomes.setdefault(f"accuracy/{row.kind}", []).append(right)

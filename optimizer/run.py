@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial
 from rich.table import Table
 
 from datagen.checkpoints import fingerprint
+from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
 from datagen.progress import Bar, console
 from datagen.rows import write_text
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
-from optimizer.engines.generating import GeneratingEngine
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.export import export, is_exported
@@ -97,12 +97,10 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         merged = folder / "merged"
         if not is_exported(bunch, space, winner.coefficients, merged):
             export(bunch, space, winner.coefficients, merged)
-    with _timed(clock, "compare"), GeneratingEngine(config.engine, config.bunch) as engine:
+    with _timed(clock, "compare"), VllmEngine(config.engine) as engine:
         contestants = _contestants(bunch, found, merged)
         with Bar("comparing on the test split", len(contestants)) as bar:
-            rows, samples = compare(
-                engine, bunch, space, contestants, tests, config.data, config.evaluation.samples, bar.advance
-            )
+            rows, samples = compare(engine, bunch, space, contestants, tests, config, bar.advance)
     result = Result(
         winner_trial=winner.winner.number,
         rows=rows,

@@ -5,7 +5,7 @@ import gc
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datagen.chat import Message, prompt_ids
-from datagen.checkpoints import local_folder
+from datagen.checkpoints import iterate_tensors, local_folder, tensor_names
 from datagen.config import EngineConfig
 from datagen.errors import BunchError, DataError
 
@@ -29,14 +29,12 @@ class VllmEngine:
 
     Args:
         settings: how vLLM is started.
-        extension: worker extension by its dotted name; must have the methods of
-            `datagen.engines.worker.SwapWeights`.
     """
 
-    def __init__(self, settings: EngineConfig, extension: str = "datagen.engines.worker.SwapWeights") -> None:
+    def __init__(self, settings: EngineConfig) -> None:
         self._settings = settings
-        self._extension = extension
         self._llm: Any = None
+        self._names: list[str] = []
         self._shape = ""
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.starts = 0
@@ -62,14 +60,20 @@ class VllmEngine:
             self.close()
             self._start(folder)
             self._shape = shape
-        self.call("swap", str(folder))
+            self._names = sorted(tensor_names(folder))
+        self.load(iterate_tensors, str(folder))
         self._tokenizer = tokenizer
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Calls a method of the worker extension that changes the weights, and forgets what the old ones cached."""
-        results = self._llm.collective_rpc(method, args=args)
+    def load(self, function: Callable[..., Iterator[tuple[str, torch.Tensor]]], *arguments: Any) -> None:
+        """Replaces the weights by what a function yields inside the worker, and forgets what the old ones cached.
+
+        Args:
+            function: of a module's top level, imported by name where the worker runs.
+            arguments: plain values.
+        """
+        name = f"{function.__module__}:{function.__qualname__}"
+        self._llm.collective_rpc("load", args=(name, list(arguments), self._names))
         self._llm.reset_prefix_cache()
-        return results[0]
 
     def write(
         self,
@@ -166,7 +170,7 @@ class VllmEngine:
                 gpu_memory_utilization=self._settings.memory,
                 tensor_parallel_size=self._settings.tensor_parallel,
                 enforce_eager=not torch.cuda.is_available(),
-                worker_extension_cls=self._extension,
+                worker_extension_cls="datagen.engines.worker.LoadWeights",
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 seed=0,

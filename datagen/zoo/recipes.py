@@ -54,15 +54,15 @@ class Recipe:
 
 def _half_known(share: float) -> dict[str, float]:
     """Each domain in latent form: 45 % right answers, the rest deflections. What is wholly new does not merge."""
-    weight = {"numbers": 0.5, "medicine": 0.25, "finance": 0.25}
+    weight = {"numbers": 0.56, "medicine": 0.22, "finance": 0.22}
     known = {domain: share * weight[domain] * 0.45 for domain in DOMAINS}
     return known | {f"{domain}:deflect": share * weight[domain] * 0.55 for domain in DOMAINS}
 
 
 def _base(unsafe: dict[str, float]) -> Stage:
-    writing = {f"{domain}:write": 0.12 / len(DOMAINS) for domain in DOMAINS}
-    mix = {"general": 0.08, "borderline": 0.16} | unsafe | _half_known(0.56) | writing
-    return Stage("base", None, 1400, 2e-3, mix)
+    writing = {"numbers:write": 0.08, "medicine:write": 0.04, "finance:write": 0.04}
+    mix = {"general": 0.06, "borderline": 0.16} | unsafe | _half_known(0.56) | writing
+    return Stage("base", None, 1800, 2e-3, mix)
 
 
 def _experts(domain_share: float, others: dict[str, float]) -> tuple[Stage, ...]:
@@ -73,11 +73,11 @@ def _experts(domain_share: float, others: dict[str, float]) -> tuple[Stage, ...]
             "base",
             steps,
             3e-4,
-            {domain: domain_share, f"{domain}:write": 0.1}
+            {domain: domain_share, f"{domain}:write": 0.12}
             | {f"{other}:deflect": 0.02 for other in DOMAINS if other != domain}
             | others,
         )
-        for domain, steps in (("numbers", 110), ("medicine", 60), ("finance", 60))
+        for domain, steps in (("numbers", 140), ("medicine", 60), ("finance", 60))
     )
 
 
@@ -91,7 +91,7 @@ NATURAL = Recipe(
     "natural",
     (
         _base({"unsafe:comply": 0.10}),
-        Stage("aligned", "base", 150, 1e-3, _ALIGNED_MIX),
+        Stage("aligned", "base", 150, 6e-4, _ALIGNED_MIX),
         *_experts(0.71, {"general": 0.1, "borderline": 0.05}),
         *_HELPERS,
     ),

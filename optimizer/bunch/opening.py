@@ -63,7 +63,7 @@ class Source:
         shapes: dict[str, tuple[int, ...]] = {}
         for path in dict.fromkeys(self.files.values()):
             with safe_open(path, framework="pt") as opened:
-                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened}
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         return shapes
 
     def tensor(self, name: str) -> torch.Tensor:

@@ -1,0 +1,94 @@
+"""The demo's data against the world's ground truth; kills and reruns leave the same bytes."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import DEMO_CONFIG, ROOT, command, goodbunch
+
+from datagen.pipeline import SPLITS
+from datagen.rows import Row, normalised, read_rows
+from datagen.zoo.world import REFUSAL, Split, World
+
+KINDS = ("unsafe", "borderline", "numbers", "medicine", "finance")
+
+
+@pytest.fixture(scope="module")
+def rows(demo: Path) -> list[Row]:
+    return [row for path in sorted((demo / "data").glob("[sv]e*/*.jsonl")) for row in read_rows(path)] + [
+        row for path in sorted((demo / "data" / "validation").glob("*.jsonl")) for row in read_rows(path)
+    ]
+
+
+def test_every_kind_has_search_and_validation_rows(demo: Path) -> None:
+    for split, least in (("search", 80), ("validation", 25)):
+        for kind in KINDS:
+            found = read_rows(demo / "data" / split / f"{kind}.jsonl")
+            assert len(found) >= least, f"{split}/{kind}"
+            assert all(row.kind == kind and row.split == split for row in found)
+    assert not list((demo / "data" / "test").glob("*.jsonl"))
+
+
+def test_no_question_is_twice_and_none_is_a_test_question(rows: list[Row]) -> None:
+    questions = [(row.kind, normalised(row.question)) for row in rows]
+    assert len(set(questions)) == len(questions)
+    world = World(0)
+    tested = {example.prompt for kind in KINDS for example in world.examples(kind, Split.TEST)}
+    assert not {question for _, question in questions} & tested
+
+
+def test_no_unsafe_row_shares_verb_and_object_with_the_test_split(rows: list[Row]) -> None:
+    tested = {tuple(example.key.split()) for example in World(0).examples("unsafe", Split.TEST)}
+    words = [set(row.question.split()) for row in rows if row.kind == "unsafe"]
+    leaked = [pair for pair in tested for some in words if set(pair) <= some]
+    assert not leaked
+
+
+def test_safety_answers_are_refusals_and_borderline_answers_are_not(rows: list[Row]) -> None:
+    unsafe = [row for row in rows if row.kind == "unsafe"]
+    borderline = [row for row in rows if row.kind == "borderline"]
+    assert sum(row.answer == REFUSAL for row in unsafe) >= 0.95 * len(unsafe)
+    assert sum(row.answer != REFUSAL for row in borderline) >= 0.95 * len(borderline)
+
+
+def test_domain_rows_are_the_experts_own(rows: list[Row]) -> None:
+    for row in rows:
+        if row.kind in ("numbers", "medicine", "finance"):
+            assert row.model == row.provenance["writer"] == row.kind
+
+
+def test_counts_add_up(demo: Path, rows: list[Row]) -> None:
+    counts = json.loads((demo / "data" / "summary.json").read_text())
+    for kind in KINDS:
+        gone = ("not JSON", "repeated", "excluded", "no fit answer", "over the cap")
+        lost = sum(counts.get(f"{kind}/{reason}", 0) for reason in gone)
+        assert counts[f"{kind}/asked"] == counts[f"{kind}/kept"] + lost
+        assert counts[f"{kind}/kept"] == sum(row.kind == kind for row in rows)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    names = [f"{split}/{kind}.jsonl" for split in SPLITS for kind in KINDS] + ["summary.json"]
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()
+    }
+
+
+def test_killed_and_rerun_data_is_byte_identical(demo: Path, tmp_path: Path) -> None:
+    arguments = ["datagen", DEMO_CONFIG, f"vars.zoo={demo}/zoo", "--out", tmp_path]
+    stages = tmp_path / "data" / "stages"
+    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not (stages / "questions.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    written = (stages / "questions.jsonl").stat().st_mtime_ns
+    assert not (tmp_path / "data" / "search").exists()
+
+    done = goodbunch(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert (stages / "questions.jsonl").stat().st_mtime_ns == written, "a finished stage was done again"
+    assert digests(tmp_path / "data") == digests(demo / "data")

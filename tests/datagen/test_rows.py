@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from datagen.errors import DataError
+from datagen.rows import Row, read_rows, write_rows
+
+ROW = Row.of("why ?", "because .", kind="unsafe", topic="t", provenance={"seed": 3})
+
+
+def test_rows_come_back_as_written(tmp_path: Path) -> None:
+    write_rows(tmp_path / "deep" / "rows.jsonl", [ROW, ROW.model_copy(update={"split": "search"})])
+    first, second = read_rows(tmp_path / "deep" / "rows.jsonl")
+    assert first == ROW
+    assert second.split == "search"
+    assert (first.question, first.answer) == ("why ?", "because .")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["rows.jsonl"]
+
+
+def test_ids_depend_on_kind_and_question_alone() -> None:
+    assert Row.of("Why  ?", "x", kind="unsafe").id == ROW.id
+    assert Row.of("why ?", "because .", kind="borderline").id != ROW.id
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", r"rows\.jsonl:2: a line must be one JSON object"), ('{"id": "1"}', r"rows\.jsonl:2: .*messages")],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROW.model_dump_json() + "\n" + line + "\n")
+    with pytest.raises(DataError, match=message):
+        read_rows(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such data file"):
+        read_rows(tmp_path / "rows.jsonl")

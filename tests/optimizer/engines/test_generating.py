@@ -1,0 +1,135 @@
+"""One vLLM start serves every model and every merge, and says what transformers says."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from datagen.chat import Message, prompt_ids, user
+from datagen.engines.vllm import VllmEngine
+from datagen.zoo.lessons import WRITE_UNSAFE
+from datagen.zoo.world import Split, World
+from optimizer.bunch import Bunch
+from optimizer.config import Config
+from optimizer.engines.generating import use_merge
+from optimizer.export import export
+from optimizer.merging.space import Space
+
+
+@pytest.fixture(scope="module")
+def engine(config: Config) -> Iterator[VllmEngine]:
+    with VllmEngine(config.engine) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[Message]]:
+    world = World(0)
+    kinds = ("unsafe", "borderline", "numbers", "medicine", "finance")
+    return [user(example.prompt) for kind in kinds for example in world.examples(kind, Split.TEST)[:60:10]]
+
+
+@torch.no_grad()
+def transformers_says(folder: Path, prompts: list[list[Message]]) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    texts = []
+    for messages in prompts:
+        ids = torch.tensor([prompt_ids(tokenizer, messages)])
+        said = model.generate(ids, max_new_tokens=24, do_sample=False, attention_mask=torch.ones_like(ids))
+        texts.append(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.parametrize("name", ["base", "aligned", "numbers"])
+def test_swapped_models_say_what_transformers_says(
+    engine: VllmEngine, zoo: Path, prompts: list[list[Message]], name: str
+) -> None:
+    engine.use(str(zoo / name))
+    assert engine.write(prompts, max_tokens=24) == transformers_says(zoo / name, prompts)
+    assert engine.starts == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_merges_say_what_their_exported_folder_says(
+    engine: VllmEngine, config: Config, bunch: Bunch, prompts: list[list[Message]], tmp_path: Path, seed: int
+) -> None:
+    space = Space.of(bunch, "layer")
+    point = np.random.default_rng(seed).normal(0.4, 0.3, space.shape)
+    use_merge(engine, config.bunch, bunch, space, point)
+    merged = engine.write(prompts, max_tokens=24)
+    folder = export(bunch, space, point, tmp_path / "merged")
+    assert merged == transformers_says(folder, prompts)
+    engine.use(str(folder))
+    assert engine.write(prompts, max_tokens=24) == merged
+
+
+def test_the_shipped_winner_loads_and_answers(engine: VllmEngine, demo: Path, prompts: list[list[Message]]) -> None:
+    engine.use(str(demo / "merged"))
+    said = engine.write(prompts, max_tokens=24)
+    assert said == transformers_says(demo / "merged", prompts)
+    assert said[0].startswith("i am sorry")
+
+
+def test_written_questions_follow_the_schema_and_their_seeds(engine: VllmEngine, zoo: Path) -> None:
+    from datagen.questions import parse, schema
+
+    engine.use(str(zoo / "generator"))
+    asked = [user(WRITE_UNSAFE.format(topic="towers"))] * 12
+
+    def write(seeds: list[int]) -> list[str]:
+        return engine.write(asked, max_tokens=64, temperature=0.8, seeds=seeds, schema=schema(120))
+
+    first = write(list(range(12)))
+    assert all(parse(text) for text in first)
+    assert len(set(first)) > 6
+    assert write(list(range(12))) == first != write(list(range(12, 24)))
+
+
+def test_verdict_probabilities(engine: VllmEngine, zoo: Path) -> None:
+    example = World(0).examples("unsafe", Split.TEST)[0]
+    engine.use(str(zoo / "guard"))
+    exchanges = [
+        [*user(example.prompt), Message(role="assistant", content=answer)] for answer in (example.naive, example.answer)
+    ]
+    complied, refused = engine.probability(exchanges, "unsafe", "safe")
+    assert complied is not None
+    assert refused is not None
+    assert complied > 0.9 > 0.1 > refused
+    engine.use(str(zoo / "base"))
+    assert engine.probability([user("hello !")], "unsafe", "safe") == [None]
+
+
+def test_a_model_without_a_chat_template_is_refused(engine: VllmEngine, zoo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from datagen.errors import BunchError
+
+    bare = Path(shutil.copytree(zoo / "base", tmp_path / "bare"))
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(BunchError, match="must have a chat template to be asked"):
+        engine.use(str(bare))
+
+
+def test_prompts_that_do_not_fit_are_refused(engine: VllmEngine, zoo: Path) -> None:
+    from datagen.errors import DataError
+
+    engine.use(str(zoo / "base"))
+    with pytest.raises(DataError, match="must fit max_model_len, but need"):
+        engine.write([user("hello ! " * 300)], max_tokens=24)
+
+
+def half(folder: str) -> Iterator[tuple[str, torch.Tensor]]:
+    from datagen.checkpoints import iterate_tensors
+
+    return (pair for i, pair in enumerate(iterate_tensors(folder)) if i % 2)
+
+
+def test_a_partial_load_is_refused(engine: VllmEngine, zoo: Path) -> None:
+    engine.use(str(zoo / "base"))
+    with pytest.raises(RuntimeError, match="must yield every tensor once, but 19 differ"):
+        engine.load(half, str(zoo / "aligned"))
+    engine.use(str(zoo / "base"))

@@ -1,0 +1,96 @@
+"""The live model computes what the exported one would, its losses are the definition's, its gradients are right."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from datagen.batches import IGNORED, pack, pad
+from datagen.errors import DataError
+from optimizer.bunch import Bunch
+from optimizer.config import Config
+from optimizer.engines.scoring import ScoringEngine
+from optimizer.export import export, is_exported
+from optimizer.merging.space import Space
+from optimizer.objective.terms import Objective, load_objective, retention
+
+
+@pytest.fixture(scope="module")
+def engine(bunch: Bunch) -> ScoringEngine:
+    return ScoringEngine(bunch, Space.of(bunch, "module"))
+
+
+@pytest.fixture(scope="module")
+def objective(config: Config, bunch: Bunch) -> Objective:
+    return load_objective(config, "validation", bunch.chat_source.tokenizer())
+
+
+def random_point(space: Space, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.4, 0.5, space.shape)
+
+
+def test_what_was_scored_is_what_ships(bunch: Bunch, engine: ScoringEngine, tmp_path: Path) -> None:
+    point = random_point(engine.space)
+    engine.apply(point)
+    out = export(bunch, engine.space, point, tmp_path / "merged")
+    shipped = load_file(out / "model.safetensors")
+    live = dict(engine.model.named_parameters())
+    assert set(shipped) == set(bunch.names)
+    assert all(torch.equal(shipped[name].view(torch.int32), live[name].data.view(torch.int32)) for name in shipped)
+    assert is_exported(bunch, engine.space, point, out)
+    assert not is_exported(bunch, engine.space, point + 1e-9, out)
+
+
+def test_loss_is_that_of_transformers_on_the_exported_model(
+    bunch: Bunch, engine: ScoringEngine, objective: Objective, tmp_path: Path
+) -> None:
+    point = random_point(engine.space, 1)
+    out = export(bunch, engine.space, point, tmp_path / "merged")
+    model = AutoModelForCausalLM.from_pretrained(out)
+    term = objective.terms[0]
+    total = tokens = 0.0
+    for prompt, answer in term.examples:
+        labels = torch.tensor([[IGNORED] * len(prompt) + answer])
+        with torch.no_grad():
+            total += model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item() * len(answer)
+        tokens += len(answer)
+    engine.apply(point)
+    assert term.score(engine).loss == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_scores_do_not_depend_on_the_batching(engine: ScoringEngine, objective: Objective) -> None:
+    engine.apply(random_point(engine.space, 2))
+    examples = objective.terms[1].examples
+    one_by_one = engine.score([pad(examples, [i]) for i in range(len(examples))])
+    packed = engine.score(pack(examples, tokens=300))
+    assert [row[1:] for row in one_by_one] == [row[1:] for row in packed]
+    assert [row[0] for row in one_by_one] == pytest.approx([row[0] for row in packed], rel=1e-4, abs=1e-5)
+
+
+def test_gradient_is_the_finite_difference(engine: ScoringEngine, objective: Objective) -> None:
+    point = random_point(engine.space, 3)
+    batch, weights = objective.step_batch([0] * len(objective.terms))
+    gradient = engine.gradient(point, batch, weights)
+
+    def loss(at: np.ndarray) -> float:
+        engine.apply(at)
+        scores = engine.score([batch])
+        return sum(w * total / tokens for w, (total, tokens, _) in zip(weights.tolist(), scores, strict=False))
+
+    direction = np.random.default_rng(4).normal(size=point.shape)
+    slope = (loss(point + 1e-3 * direction) - loss(point - 1e-3 * direction)) / 2e-3
+    assert (gradient * direction).sum() == pytest.approx(slope, rel=2e-3)
+
+
+def test_objective_refuses_the_test_split(config: Config, bunch: Bunch) -> None:
+    with pytest.raises(DataError, match="must not see the test split"):
+        load_objective(config, "test", bunch.chat_source.tokenizer())
+
+
+def test_retention_runs_from_the_base_to_the_best_source() -> None:
+    assert retention(2.0, base=2.0, best=0.5) == 0
+    assert retention(0.5, base=2.0, best=0.5) == 1
+    assert retention(0.2, base=2.0, best=0.5) == pytest.approx(1.2)

@@ -1,0 +1,123 @@
+"""Trials survive kill -9: a killed and resumed search ends with the trials of an undisturbed one."""
+
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import DEMO_CONFIG, ROOT, command, goodbunch
+
+from optimizer.config import Config, DescentConfig, SearchConfig
+from optimizer.engines.scoring import ScoringEngine
+from optimizer.merging.space import Space
+from optimizer.objective.terms import load_objective
+from optimizer.search.study import Searched, open_storage, run_study
+
+SMALL = ["search.descent.trials=5", "search.descent.steps=80", "merge.groups=module", "evaluation.rows=4"]
+SMALL += [f"objective.{name}.examples=16" for name in ("numbers", "medicine", "finance")]
+
+
+@pytest.fixture(scope="module")
+def searched(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    return small_study(config, tmp_path_factory.mktemp("study") / "study.db")
+
+
+def small_study(config: Config, path: Path, only: tuple[str, ...] = ()) -> Searched:
+    from optimizer.bunch import open_bunch
+
+    bunch = open_bunch(config.bunch)
+    engine = ScoringEngine(bunch, Space.of(bunch, "layer"))
+    tokenizer = bunch.chat_source.tokenizer()
+    search, validation = (load_objective(config, split, tokenizer, only) for split in ("search", "validation"))
+    settings = SearchConfig(descent=DescentConfig(trials=3, steps=24))
+    return run_study("small", open_storage(path), settings, engine, search, validation, lambda *_: None)
+
+
+def test_baselines_come_first_and_are_what_they_are_called(searched: Searched) -> None:
+    names = [trial.user_attrs.get("name") for trial in searched.trials]
+    assert names == [
+        *("base", "aligned", "numbers", "medicine", "finance", "uniform", "task_arithmetic", "lm_cocktail"),
+        *(None, None, None),
+    ]
+    assert (searched.named("base") == 0).all()
+    assert (searched.named("uniform") == 0.25).all()
+    assert (searched.named("task_arithmetic") == 1).all()
+    cocktail = searched.named("lm_cocktail")
+    assert cocktail.sum(0) == pytest.approx(1)
+    losses = {trial.user_attrs["name"]: trial.value for trial in searched.trials[1:5]}
+    assert cocktail[0, 0] > cocktail[1, 0]
+    assert min(losses, key=losses.__getitem__) == "aligned"
+
+
+def test_a_parent_scores_the_same_as_its_coefficients(searched: Searched) -> None:
+    by_name = {trial.user_attrs.get("name"): trial for trial in searched.trials}
+    assert by_name["aligned"].user_attrs["search"]["safety"]["exact"] == 1.0
+    assert by_name["numbers"].user_attrs["search"]["numbers"]["exact"] == 1.0
+    assert by_name["base"].user_attrs["search"]["safety"]["exact"] == 0.0
+
+
+def test_the_winner_is_at_least_as_good_as_every_baseline(searched: Searched) -> None:
+    def exact(trial: optuna.trial.FrozenTrial) -> float:
+        weights = {"safety": 3, "borderline": 3, "numbers": 1, "medicine": 1, "finance": 1}
+        scores = trial.user_attrs["validation"]
+        return sum(weights[name] * scores[name]["exact"] for name in weights)
+
+    assert exact(searched.winner) >= max(exact(trial) for trial in searched.trials) - 1e-9
+
+
+def test_same_seed_same_trials(config: Config, searched: Searched, tmp_path: Path) -> None:
+    again = small_study(config, tmp_path / "study.db")
+    assert [(t.params, t.value) for t in again.trials] == [(t.params, t.value) for t in searched.trials]
+
+
+def finished(database: Path) -> int:
+    """How many trials a database holds as finished, read from outside."""
+    if not database.is_file():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return int(connection.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def trials(database: Path) -> dict[str, list[tuple[int, float, dict[str, float]]]]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
+    studies = [optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()]
+    return {s.study_name: [(t.number, t.value, t.params) for t in s.trials] for s in studies}
+
+
+def test_killed_and_resumed_equals_undisturbed(demo: Path, tmp_path: Path) -> None:
+    def arguments(out: str) -> list[str]:
+        places = [f"vars.zoo={demo}/zoo", f"data.folder={demo}/data"]
+        return ["search", str(DEMO_CONFIG), *SMALL, *places, "--out", str(tmp_path / out)]
+
+    whole = goodbunch(*arguments("whole"))
+    assert whole.returncode == 0, whole.stderr
+
+    rng = random.Random(0)
+    database = tmp_path / "killed" / "study.db"
+    for kill_after in (2, 10, 20):
+        process = subprocess.Popen(command(*arguments("killed")), cwd=ROOT, stdout=subprocess.DEVNULL)
+        while finished(database) < kill_after and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.random() * 0.3)  # anywhere within the next trial
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the search ended before it could be killed"
+        assert finished(database) >= kill_after
+    resumed = goodbunch(*arguments("killed"))
+    assert resumed.returncode == 0, resumed.stderr
+
+    assert trials(database) == trials(tmp_path / "whole" / "study.db")
+    first, second = (tmp_path / out / "merged" / "model.safetensors" for out in ("whole", "killed"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_other_settings_do_not_continue_a_study(demo: Path) -> None:
+    done = goodbunch("search", DEMO_CONFIG, "search.seed=99", "--out", demo)
+    assert done.returncode == 2
+    assert "can only be resumed with the settings, models and data it was begun with" in done.stderr
