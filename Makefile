@@ -1,11 +1,11 @@
-# Targets: demo, test, checks, bench, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, checks, schema, clean. All set up .venv first if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 ENGINE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 INSTALLED := .venv/.installed-$(ENGINE)
 
-.PHONY: demo test checks clean
+.PHONY: demo test checks schema clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -17,6 +17,10 @@ checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documented schema of result.json, from the code that writes it.
+schema: $(INSTALLED)
+	$(BIN)/python -c "import json; from optimizer.report.result import Result; print(json.dumps(Result.model_json_schema(), indent=1))" > docs/result.schema.json
 
 clean:
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _EVERY = 15.0
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 110  # where output goes to a file, tables need not be squeezed into 80 columns
 
 
 class Bar:

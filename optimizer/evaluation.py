@@ -78,22 +78,21 @@ def compare(
             [user(row.question) for row in rows], max_tokens=config.data.max_answer_tokens
         )
         on_model(contestant.name)
+    refusals = config.data.refusals
     table = [
-        ResultRow(model=c.name, role=c.role, metrics=_metrics(rows, answers[c.name], config.data.refusals))
-        for c in contestants
+        ResultRow(model=c.name, role=c.role, metrics=_metrics(rows, answers[c.name], refusals)) for c in contestants
     ]
-    shown = [
-        i for kind in tests for i in [k for k, row in enumerate(rows) if row.kind == kind][: config.evaluation.samples]
-    ]
-    return table, [
-        Sample(
-            kind=rows[i].kind,
-            question=rows[i].question,
-            reference=rows[i].answer,
-            answers={name: texts[i] for name, texts in answers.items()},
-        )
-        for i in shown
-    ]
+    return table, _side_by_side(rows, answers, config.evaluation.samples)
+
+
+def _side_by_side(rows: Sequence[Row], answers: Mapping[str, Sequence[str]], most: int) -> list[Sample]:
+    """The first questions of each kind with everyone's answer."""
+    shown: list[Sample] = []
+    for i, row in enumerate(rows):
+        if sum(sample.kind == row.kind for sample in shown) < most:
+            said = {name: texts[i] for name, texts in answers.items()}
+            shown.append(Sample(kind=row.kind, question=row.question, reference=row.answer, answers=said))
+    return shown
 
 
 def _metrics(rows: Sequence[Row], answers: Sequence[str], refusals: Sequence[str]) -> dict[str, Estimate]:

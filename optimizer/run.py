@@ -16,6 +16,7 @@ import optuna
 import torch
 import transformers
 from optuna.trial import FrozenTrial
+from rich import box
 from rich.table import Table
 
 from datagen.checkpoints import fingerprint
@@ -29,7 +30,7 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.export import export, is_exported
 from optimizer.merging.space import Space
-from optimizer.objective.terms import Objective, Score, load_objective
+from optimizer.objective.terms import Objective, load_objective
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     CoefficientTable,
@@ -44,12 +45,12 @@ from optimizer.search import baselines
 from optimizer.search.study import (
     NAME,
     SECONDS,
-    VALIDATION,
     VALIDATION_LOSS,
     Searched,
     open_storage,
     retentions,
     run_study,
+    validation_scores,
 )
 
 #: Name of the study that is searched with all terms.
@@ -124,14 +125,15 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
 
 def show(config: Config, result: Result) -> None:
     """Prints the comparison and where everything is."""
-    table = Table(title="On the test split, % with 95 % intervals", title_justify="left")
-    names = list(result.rows[0].metrics)
-    for heading in ("model", "role", *names, "mean accuracy"):
-        table.add_column(heading, justify="left" if heading in ("model", "role") else "right")
+    title = "On the test split, % [95 % interval]; the columns by domain are accuracies"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = [name.removeprefix("accuracy/").replace("_", "-") for name in result.rows[0].metrics]
+    for heading in ("model", *headings, "mean"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in result.rows:
-        cells = [f"{100 * e.value:.1f} [{100 * e.low:.0f}, {100 * e.high:.0f}]" for e in row.metrics.values()]
+        cells = [f"{100 * e.value:.1f} [{100 * e.low:.0f},{100 * e.high:.0f}]" for e in row.metrics.values()]
         style = "bold" if row.role == "winner" else ""
-        table.add_row(row.model, row.role, *cells, f"{100 * mean_accuracy(row):.1f}", style=style)
+        table.add_row(row.model, *cells, f"{100 * mean_accuracy(row):.1f}", style=style)
     console.print(table)
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
@@ -208,14 +210,13 @@ def _contestants(bunch: Bunch, found: dict[str, Searched], merged: Path) -> list
 
 def _trial_rows(study: str, searched: Searched, validation: Objective) -> Iterator[TrialRow]:
     for trial in searched.trials:
-        checks = {term: Score(**values) for term, values in trial.user_attrs[VALIDATION].items()}
         yield TrialRow(
             study=study,
             number=trial.number,
             name=trial.user_attrs.get(NAME, ""),
             loss=trial.value or 0.0,
             validation_loss=trial.user_attrs[VALIDATION_LOSS],
-            validation_exact=validation.exact(checks),
+            validation_exact=validation.exact(validation_scores(trial)),
             retention=retentions(searched.trials, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
         )

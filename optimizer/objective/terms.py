@@ -4,6 +4,7 @@ Paper 1 (arXiv 2406.14563) maximises L_safety + alpha L_expert with L = E[-CE] o
 weight of its own, over-refusal among them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,15 @@ class Objective:
     def exact(self, scores: Mapping[str, Score]) -> float:
         """The weighted mean of the terms' exact matches, 0 to 1."""
         return sum(term.weight * scores[term.name].exact for term in self.terms) / self._weight
+
+    def exact_error(self, scores: Mapping[str, Score]) -> float:
+        """The standard error of `exact`, each term's share smoothed by half a hit and half a miss."""
+        variance = 0.0
+        for term in self.terms:
+            rows = len(term.examples)
+            share = (scores[term.name].exact * rows + 0.5) / (rows + 1)
+            variance += (term.weight / self._weight) ** 2 * share * (1 - share) / rows
+        return math.sqrt(variance)
 
     def step_batch(self, picks: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         """One example per term, and the weight of each in the loss.

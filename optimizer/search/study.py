@@ -121,16 +121,22 @@ def run_study(
 
 
 def choose(trials: Sequence[FrozenTrial], validation: Objective) -> FrozenTrial:
-    """The trial with the highest weighted share of right validation answers, ties broken by validation loss.
+    """The trial of lowest validation loss among those whose validation answers are about as right as the best's.
 
-    The loss alone can hide a few lost refusals among many tokens that got a little likelier.
+    The loss alone can hide a few lost refusals among many tokens that got a little likelier, and the share of right
+    answers alone is too coarse to tell good trials apart. So trials within one standard error of the best share stay
+    (the one-standard-error rule of Breiman et al. 1984), and of these the loss decides.
     """
+    shares = {trial.number: validation.exact(validation_scores(trial)) for trial in trials}
+    best = max(trials, key=lambda trial: shares[trial.number])
+    floor = shares[best.number] - validation.exact_error(validation_scores(best))
+    near = [trial for trial in trials if shares[trial.number] >= floor]
+    return min(near, key=lambda trial: (trial.user_attrs[VALIDATION_LOSS], trial.number))
 
-    def key(trial: FrozenTrial) -> tuple[float, float]:
-        scores = {name: Score(**values) for name, values in trial.user_attrs[VALIDATION].items()}
-        return -round(validation.exact(scores), 9), trial.user_attrs[VALIDATION_LOSS]
 
-    return min(trials, key=key)
+def validation_scores(trial: FrozenTrial) -> dict[str, Score]:
+    """A finished trial's scores on the validation split."""
+    return {name: Score(**values) for name, values in trial.user_attrs[VALIDATION].items()}
 
 
 def retentions(trials: Sequence[FrozenTrial], trial: FrozenTrial, experts: Sequence[str]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def test_gradient_is_the_finite_difference(engine: ScoringEngine, objective: Obj
     def loss(at: np.ndarray) -> float:
         engine.apply(at)
         scores = engine.score([batch])
-        return sum(w * total / tokens for w, (total, tokens, _) in zip(weights.tolist(), scores, strict=False))
+        return sum(w * total / tokens for w, (total, tokens, _) in zip(weights.tolist(), scores, strict=True))
 
     direction = np.random.default_rng(4).normal(size=point.shape)
     slope = (loss(point + 1e-3 * direction) - loss(point - 1e-3 * direction)) / 2e-3

@@ -51,7 +51,7 @@ def test_value_is_the_float64_one_rounded_once(dtype: torch.dtype) -> None:
     tensors = sources((64, 48), dtype)
     coefficients = [0.7, -1.3]
     exact = tensors[0].double() + sum(
-        c * (t.double() - tensors[0].double()) for c, t in zip(coefficients, tensors[1:], strict=False)
+        c * (t.double() - tensors[0].double()) for c, t in zip(coefficients, tensors[1:], strict=True)
     )
     merged = merge_tensor(tensors, coefficients, torch.empty_like(tensors[0]))
     spacing = torch.finfo(dtype).eps * exact.abs().clamp(min=1.0)
@@ -62,14 +62,14 @@ def test_sources_are_left_alone() -> None:
     tensors = sources((5, 7), torch.float32)
     before = [tensor.clone() for tensor in tensors]
     merge_tensor(tensors, [0.3, 0.4], torch.empty(5, 7))
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(tensors, before, strict=False))
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(tensors, before, strict=True))
 
 
 def test_gradient_is_that_of_autograd() -> None:
     tensors = sources((6, 5), torch.float32)
     target = torch.randn(6, 5, generator=torch.Generator().manual_seed(9))
     coefficients = torch.tensor([0.4, -0.6], requires_grad=True)
-    merged = tensors[0] + sum(c * (t - tensors[0]) for c, t in zip(coefficients, tensors[1:], strict=False))
+    merged = tensors[0] + sum(c * (t - tensors[0]) for c, t in zip(coefficients, tensors[1:], strict=True))
     loss = ((merged - target) ** 2).sum()
     (expected,) = torch.autograd.grad(loss, coefficients)
     total = torch.zeros(2, dtype=torch.float64)
