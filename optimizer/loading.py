@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -31,7 +31,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if wrong := [override for override in overrides if "=" not in override.lstrip("=")]:
         raise ConfigError(f"an override must read key=value, but got {wrong[0]!r}")
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        written = OmegaConf.load(path)
+        if not isinstance(written, DictConfig):
+            raise ConfigError(f"{path}: a config must be a mapping of keys, but the file holds something else")
+        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split())}") from error

@@ -124,8 +124,8 @@ def test_history_data(small: Result) -> None:
 
 def test_verdict_by_hand(small: Result) -> None:
     assert verdict(small) == (
-        "The searched merge refuses 100% of unsafe requests (95 % interval 90% to 100%), wrongly refuses 0% of borderline "
-        "ones and keeps 94% of the experts' own accuracy; the uniform average refuses 0%."
+        "The searched merge refuses 100% of unsafe requests (95 % interval 90% to 100%), wrongly refuses 0% of "
+        "borderline ones and keeps 94% of the experts' own accuracy; the uniform average refuses 0%."
     )
 
 
