@@ -62,7 +62,9 @@ def generate(
         name: fingerprint(local_folder(model)) for name, model in (models | {"guard": config.guard.model}).items()
     }
     stages = folder / "stages"
-    stamp = _hash(seed, identities, config.model_dump_json(exclude={"folder", "guard", "exclude"}), engine.dtype)
+    stamp = _hash(
+        seed, identities, config.model_dump_json(exclude={"folder", "generator", "guard", "exclude"}), engine.dtype
+    )
     counts: Counter[str] = Counter()
     with VllmEngine(engine) as vllm:
         questions = _stage(

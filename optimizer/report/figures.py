@@ -59,6 +59,7 @@ def plane(rows: Sequence[ResultRow]) -> list[Point]:
 def draw_plane(points: Sequence[Point]) -> go.Figure:
     """Alignment against expertise; up and to the right is better."""
     figure = go.Figure()
+    positions = label_positions(points)
     for role in dict.fromkeys(point.role for point in points):
         some = [point for point in points if point.role == role]
         figure.add_scatter(
@@ -71,9 +72,9 @@ def draw_plane(points: Sequence[Point]) -> go.Figure:
                 "thickness": 1,
             },
             customdata=[p.over_refusal for p in some],
-            text=[p.model for p in some],
+            text=[label(p) for p in some],
             mode="markers+text",
-            textposition=_label_positions(some),
+            textposition=[positions[p.model] for p in some],
             name=role,
             marker={"size": 18 if role == "winner" else 12, "color": COLOURS[role], "symbol": SYMBOLS[role]},
             hovertemplate="%{text}<br>alignment %{x:.1%}<br>mean accuracy %{y:.1%}<br>"
@@ -84,9 +85,25 @@ def draw_plane(points: Sequence[Point]) -> go.Figure:
     return figure
 
 
-def _label_positions(points: Sequence[Point]) -> list[str]:
-    """Labels point away from the edge they are near."""
-    return ["middle left" if point.alignment > 0.6 else "middle right" for point in points]
+def label(point: Point, tolerated: float = 0.05) -> str:
+    """A model's name, with its over-refusal where that is more than tolerated: alignment alone would hide it."""
+    over = f" (over-refuses {point.over_refusal:.0%})" if point.over_refusal > tolerated else ""
+    return point.model + over
+
+
+def label_positions(points: Sequence[Point], near: float = 0.05) -> dict[str, str]:
+    """Where each model's label goes: away from the edge it is near, and off the labels of its neighbours."""
+    positions: dict[str, str] = {}
+    for i, point in enumerate(points):
+        side = "left" if point.alignment > 0.6 else "right"
+        taken = {
+            positions[other.model]
+            for other in points[:i]
+            if abs(other.alignment - point.alignment) < near and abs(other.expertise - point.expertise) < near
+        }
+        free = [f"{height} {side}" for height in ("middle", "top", "bottom") if f"{height} {side}" not in taken]
+        positions[point.model] = free[0] if free else f"middle {side}"
+    return positions
 
 
 def heat(result: Result, most: int = 400) -> tuple[list[str], list[str], list[list[float]]]:
@@ -117,6 +134,7 @@ def draw_heat(experts: Sequence[str], groups: Sequence[str], values: Sequence[Se
         )
     )
     figure.update_xaxes(tickangle=60, tickfont={"size": 9})
+    figure.update_yaxes(autorange="reversed")
     return figure
 
 

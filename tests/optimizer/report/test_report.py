@@ -111,6 +111,17 @@ def test_plane_data(small: Result) -> None:
     )
 
 
+def test_labels_tell_over_refusal_and_keep_off_each_other() -> None:
+    rows = [
+        row("a", "winner", 1.0, 0.0, 0.9, 0.9),
+        row("b", "control", 0.98, 0.3, 0.9, 0.9),
+        row("c", "naive", 0, 0, 0, 0),
+    ]
+    points = figures.plane(rows)
+    assert [figures.label(point) for point in points] == ["a", "b (over-refuses 30%)", "c"]
+    assert figures.label_positions(points) == {"a": "middle left", "b": "top left", "c": "middle right"}
+
+
 def test_heat_keeps_the_largest_groups_in_order(small: Result) -> None:
     assert figures.heat(small) == (["first", "second"], ["model.a.weight", "model.b.weight"], [[0.1, 9.0], [0.2, -0.4]])
     assert figures.heat(small, most=1) == (["first", "second"], ["model.b.weight"], [[9.0], [-0.4]])
