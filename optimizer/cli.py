@@ -133,14 +133,12 @@ def main() -> None:
     try:
         app()
     except GoodbunchError as error:
-        sys.exit(_fail(f"goodbunch: {' '.join(str(error).split())}", BAD_INPUT))
-    except KeyboardInterrupt:
-        sys.exit(_fail("goodbunch: stopped; what was finished is kept, the same command goes on from there", STOPPED))
-
-
-def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code
+        print(f"goodbunch: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except SystemExit as leaving:
+        if leaving.code == STOPPED:  # what typer makes of Ctrl-C
+            print("goodbunch: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import gc
 import json
 import math
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -188,11 +190,8 @@ def _prepare_environment(settings: EngineConfig) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Any:
+def _quiet_stderr() -> Iterator[None]:
     """Keeps start-up chatter of native code off the terminal unless the start fails."""
-    import sys
-    import tempfile
-
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as chatter:

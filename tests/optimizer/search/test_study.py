@@ -18,7 +18,7 @@ from optimizer.merging.space import Space
 from optimizer.objective.terms import Objective, Term, load_objective
 from optimizer.search.study import Searched, choose, open_storage, run_study, validation_scores
 
-SMALL = ["search.descent.trials=5", "search.descent.steps=80", "merge.groups=module", "evaluation.rows=4"]
+SMALL = ["search.descent.trials=3", "search.descent.steps=36", "merge.groups=module", "evaluation.rows=4"]
 SMALL += [f"objective.{name}.examples=16" for name in ("numbers", "medicine", "finance")]
 
 
@@ -122,7 +122,7 @@ def test_killed_and_resumed_equals_undisturbed(demo: Path, tmp_path: Path) -> No
 
     rng = random.Random(0)
     database = tmp_path / "killed" / "study.db"
-    for kill_after in (2, 10, 20):
+    for kill_after in (3, 10, 24):  # in a baseline, in the descent, in a control
         process = subprocess.Popen(command(*arguments("killed")), cwd=ROOT, stdout=subprocess.DEVNULL)
         while finished(database) < kill_after and process.poll() is None:
             time.sleep(0.02)
