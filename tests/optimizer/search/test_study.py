@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from conftest import DEMO_CONFIG, ROOT, command, goodbunch
 
 from optimizer.bunch import Bunch, open_bunch
@@ -90,11 +91,6 @@ def test_the_winner_is_about_as_right_as_the_best(config: Config, bunch: Bunch, 
     assert validation.exact(validation_scores(searched.winner)) >= max(shares) - 0.05
 
 
-def test_same_seed_same_trials(config: Config, searched: Searched, tmp_path: Path) -> None:
-    again = small_study(config, tmp_path / "study.db")
-    assert [(t.params, t.value) for t in again.trials] == [(t.params, t.value) for t in searched.trials]
-
-
 def finished(database: Path) -> int:
     """How many trials a database holds as finished, read from outside."""
     if not database.is_file():
@@ -113,16 +109,20 @@ def trials(database: Path) -> dict[str, list[tuple[int, float, dict[str, float]]
 
 
 def test_killed_and_resumed_equals_undisturbed(demo: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(DEMO_CONFIG.read_text())
+    settings["search"]["controls"] = {"control": ["numbers"]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+
     def arguments(out: str) -> list[str]:
         places = [f"vars.zoo={demo}/zoo", f"data.folder={demo}/data"]
-        return ["search", str(DEMO_CONFIG), *SMALL, *places, "--out", str(tmp_path / out)]
+        return ["search", str(tmp_path / "small.yaml"), *SMALL, *places, "--out", str(tmp_path / out)]
 
     whole = goodbunch(*arguments("whole"))
     assert whole.returncode == 0, whole.stderr
 
     rng = random.Random(0)
     database = tmp_path / "killed" / "study.db"
-    for kill_after in (3, 10, 24):  # in a baseline, in the descent, in a control
+    for kill_after in (3, 9, 13):  # in a baseline, in the descent, in a control
         process = subprocess.Popen(command(*arguments("killed")), cwd=ROOT, stdout=subprocess.DEVNULL)
         while finished(database) < kill_after and process.poll() is None:
             time.sleep(0.02)
