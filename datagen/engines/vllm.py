@@ -216,7 +216,7 @@ def _shape(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _dtype(folder: Path, wanted: str) -> str:
-    """VLLM's own `auto` would cast float32 down; ours keeps what the checkpoint says."""
+    """What vLLM is told; its own `auto` would cast float32 down; ours keeps what the checkpoint says."""
     if wanted != "auto":
         return wanted
     config = json.loads((folder / "config.json").read_text())
