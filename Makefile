@@ -1,22 +1,29 @@
-# Targets: demo, test, checks, schema, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, test-slow, checks, bench, schema, clean. All set up .venv first if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 ENGINE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 INSTALLED := .venv/.installed-$(ENGINE)
 
-.PHONY: demo test checks schema clean
+.PHONY: demo test test-slow checks bench schema clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -m slow
 
 checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Ratios side by side, into benchmarks/results/. Minutes; nothing else should run meanwhile.
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.merging
 
 # The documented schema of result.json, from the code that writes it.
 schema: $(INSTALLED)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datagen.answers import answer_questions
-from datagen.checkpoints import fingerprint, local_folder
+from datagen.checkpoints import fingerprint
 from datagen.config import BunchConfig, DataConfig, EngineConfig, Frozen
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError, DataError
@@ -58,9 +58,7 @@ def generate(
                 f"{', '.join(bunch.experts)}; set data.domains.{name}.expert"
             )
     excluded, exclusions = _excluded(config.exclude)
-    identities = {
-        name: fingerprint(local_folder(model)) for name, model in (models | {"guard": config.guard.model}).items()
-    }
+    identities = {name: fingerprint(model) for name, model in (models | {"guard": config.guard.model}).items()}
     stages = folder / "stages"
     stamp = _hash(
         seed, identities, config.model_dump_json(exclude={"folder", "generator", "guard", "exclude"}), engine.dtype

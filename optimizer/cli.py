@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datagen.errors import GoodbunchError
+from datagen.errors import ConfigError, GoodbunchError
 
 if TYPE_CHECKING:
     from optimizer.config import Config
+    from optimizer.recipes import Recipe
 
 #: Exit codes: bad input, and a run that was stopped.
 BAD_INPUT, STOPPED = 2, 130
@@ -29,6 +30,10 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, stronger
 Out = Annotated[str | None, typer.Option("--out", help="Run folder; overrides `run` in the config.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error
+    """Ctrl-C, with what became of the work."""
 
 
 @app.command()
@@ -97,6 +102,54 @@ def search(config: ConfigPath, overrides: Overrides = None, out: Out = None) -> 
 
 
 @app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="Our recipe, or a mergekit YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the merged model.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,
+    shard_size: Annotated[float, typer.Option(help="Gigabytes per weight file.", min=1e-9)] = 5.0,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Write a LoRA adapter, of a sum of adapters.")] = False,
+    rank: Annotated[int | None, typer.Option(help="With --adapter: largest rank; by default nothing is cut.")] = None,
+) -> None:
+    """Makes the merge that a recipe describes, as a Hugging Face folder.
+
+    Example: goodbunch merge runs/demo/merged/recipe.yaml --out merged
+    """
+    from rich.filesize import decimal
+
+    from datagen.progress import console
+    from optimizer.recipes.reading import read_recipe
+
+    if rank is not None and not adapter:
+        raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
+    begun = time.monotonic()
+    read = read_recipe(recipe)
+    for note in read.notes:
+        console.print(f"note: {note}", markup=False)
+    try:
+        made = _adapter(read, out, force, rank) if adapter else _merge(read, out, force, int(shard_size * 2**30))
+    except KeyboardInterrupt as error:
+        raise _Stopped(f"{out} is as it was before") from error
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    seconds = time.monotonic() - begun
+    console.print(f"{read.method.name}: {made}, {decimal(size)} in {seconds:.1f} s: {out}", markup=False)
+
+
+@app.command()
+def methods() -> None:
+    """Lists the merge methods, their coefficients and their parameters."""
+    from rich.table import Table
+
+    from datagen.progress import console
+    from optimizer.merging.methods import METHODS
+
+    table = Table("method", "does", "coefficient", "parameters (default)", "paper")
+    for method in METHODS.values():
+        parameters = ", ".join(f"{parameter.name} ({parameter.default})" for parameter in method.parameters)
+        table.add_row(method.name, method.summary, method.coefficient.meaning, parameters, method.paper)
+    console.print(table)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Writes the HTML page of a finished run again.
 
@@ -108,6 +161,30 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     write_report(run / "report.html", read_result(run / "result.json"))
     console.print(str(run / "report.html"))
+
+
+def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
+    """Writes a merged model, and says what it is."""
+    from datagen.progress import Bar
+    from optimizer.export import write_merge
+
+    with Bar("merging", 0) as bar:
+
+        def on_tensor(_: int, total: int) -> None:
+            bar.total = total
+            bar.advance()
+
+        write_merge(recipe, out, force=force, shard=shard, on_tensor=on_tensor)
+    return f"{bar.total} tensors"
+
+
+def _adapter(recipe: "Recipe", out: Path, force: bool, rank: int | None) -> str:
+    """Writes a merged adapter, and says what it is."""
+    from optimizer.export.adapter import write_adapter
+
+    done = write_adapter(recipe, out, rank=rank, force=force)
+    cut = f", cut off {done.overall:.2%} of the update ({done.largest:.2%} of a module at most)"
+    return f"{len(done.ranks)} modules of rank {max(done.ranks.values())} at most" + (cut if rank is not None else "")
 
 
 def _datagen(config: "Config") -> None:
@@ -135,6 +212,9 @@ def main() -> None:
     except GoodbunchError as error:
         print(f"goodbunch: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except _Stopped as stopped:
+        print(f"goodbunch: stopped; {stopped}", file=sys.stderr)
+        sys.exit(STOPPED)
     except SystemExit as leaving:
         if leaving.code == STOPPED:  # what typer makes of Ctrl-C
             print("goodbunch: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)

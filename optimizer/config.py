@@ -6,6 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from datagen.config import BunchConfig, DataConfig, EngineConfig, Frozen
+from datagen.errors import ConfigError
+from optimizer.merging.methods import METHODS
+from optimizer.merging.methods.task_vectors import TaskVectorMethod
 
 
 def _weighted(value: object) -> object:
@@ -30,13 +33,21 @@ class MergeConfig(Frozen):
     """How coefficients become weights.
 
     Attributes:
-        method: `task_arithmetic`: base + sum of coefficient x task vector.
+        method: one that adds task vectors: `task_arithmetic`, `ties`, ...; `goodbunch methods` lists all.
         groups: which tensors share a coefficient: the whole `model`, a `layer`, a `module` of a layer, or each
             `tensor` on its own.
+        parameters: of the method, such as `density`: one value, or one per expert.
+        dtype: what sources are cast to before merging; empty keeps their own.
+        residency: where sources are kept: on the `device`, on the `host`, or on `disk`, slower and smaller in turn.
+        seed: of random masks.
     """
 
-    method: Literal["task_arithmetic"] = "task_arithmetic"
+    method: str = "task_arithmetic"
     groups: Literal["model", "layer", "module", "tensor"] = "tensor"
+    parameters: dict[str, float | int | bool | list[float]] = {}
+    dtype: Literal["", "float32", "bfloat16", "float16"] = ""
+    residency: Literal["device", "host", "disk"] = "device"
+    seed: int = 0
 
 
 class DescentConfig(Frozen):
@@ -106,6 +117,21 @@ class Config(Frozen):
     merge: MergeConfig = MergeConfig()
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _merge_fits(self) -> Self:
+        try:
+            method = METHODS[self.merge.method]
+            method.check(len(self.bunch.experts), has_base=True)
+            method.settings(self.merge.parameters, len(self.bunch.experts))
+        except ConfigError as error:
+            raise ValueError(f"merge: {error}") from error
+        if not isinstance(method, TaskVectorMethod):
+            raise ValueError(
+                f"merge.method: a search tunes factors on task vectors, which {method.name} has not; choose one of "
+                f"{', '.join(name for name, one in METHODS.items() if isinstance(one, TaskVectorMethod))}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

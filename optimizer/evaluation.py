@@ -25,11 +25,11 @@ from optimizer.report.result import Estimate, ResultRow, Role, Sample
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model to compare: a folder, or coefficients to merge by."""
+    """A model to compare: a reference, or coefficients to merge by."""
 
     name: str
     role: Role
-    model: Path | Coefficients
+    model: str | Coefficients
 
 
 def read_test(folder: Path, kinds: Sequence[str], limit: int, seed: int) -> dict[str, list[Row]]:
@@ -70,10 +70,10 @@ def compare(
     rows = [row for some in tests.values() for row in some]
     answers: dict[str, list[str]] = {}
     for contestant in contestants:
-        if isinstance(contestant.model, Path):
-            engine.use(str(contestant.model))
+        if isinstance(contestant.model, str):
+            engine.use(contestant.model)
         else:
-            use_merge(engine, config.bunch, bunch, space, contestant.model)
+            use_merge(engine, config, bunch, space, contestant.model)
         answers[contestant.name] = engine.write(
             [user(row.question) for row in rows], max_tokens=config.data.max_answer_tokens
         )

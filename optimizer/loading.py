@@ -1,7 +1,7 @@
 """YAML file and command-line overrides to a `Config`, with every mistake told at once."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -13,11 +13,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from datagen.errors import ConfigError
+from datagen.progress import console
 from optimizer.config import Config
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config.
+    """Reads a config, ours or one of mergekit-evolve's.
 
     Args:
         path: of a YAML file; `${run}` in it stands for the value of that key.
@@ -40,16 +41,40 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split())}") from error
     except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if isinstance(values, dict) and "genome" in values:
+        values = _from_evolve(path, values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_describe(details) for details in error.errors())) from error
+        raise ConfigError(f"{path}: {describe(error, Config)}") from error
 
 
-def _describe(details: ErrorDetails) -> str:
+def _from_evolve(path: Path, values: Mapping[Any, Any]) -> dict[str, Any]:
+    from optimizer.recipes.evolve import read_evolve  # it needs this module, and torch
+
+    try:
+        mapped, notes = read_evolve(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for note in notes:
+        console.print(note, markup=False)
+    return mapped
+
+
+def describe(error: ValidationError, root: type[BaseModel]) -> str:
+    """Every mistake on one line, with a suggestion for unknown keys.
+
+    Args:
+        error: what pydantic raised.
+        root: the model that was validated.
+    """
+    return "; ".join(_describe(details, root) for details in error.errors())
+
+
+def _describe(details: ErrorDetails, root: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in details["loc"]) or "config"
     if details["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_suggestion(details['loc'])}"
+        return f"{where}: unknown key{_suggestion(details['loc'], root)}"
     if details["type"] == "value_error":
         # Our own validators name the place themselves.
         return details["msg"].removeprefix("Value error, ")
@@ -60,8 +85,8 @@ def _describe(details: ErrorDetails) -> str:
     )
 
 
-def _suggestion(loc: Sequence[int | str]) -> str:
-    model = _model_at(Config, loc[:-1])
+def _suggestion(loc: Sequence[int | str], root: type[BaseModel]) -> str:
+    model = _model_at(root, loc[:-1])
     if model is None:
         return ""
     fields = list(model.model_fields)

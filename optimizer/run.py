@@ -19,18 +19,20 @@ from optuna.trial import FrozenTrial
 from rich import box
 from rich.table import Table
 
-from datagen.checkpoints import fingerprint
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
 from datagen.progress import Bar, console
 from datagen.rows import write_text
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
+from optimizer.engines.banks import open_bank
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.evaluation import Contestant, compare, read_test
-from optimizer.export import export, is_exported
-from optimizer.merging.space import Space
+from optimizer.export import is_exported, write_merge
+from optimizer.merging.methods import METHODS
+from optimizer.merging.space import Coefficients, Space
 from optimizer.objective.terms import Objective, load_objective
+from optimizer.recipes.ours import GroupedRecipe
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     CoefficientTable,
@@ -96,8 +98,9 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     with _timed(clock, "export"):
         winner = found[MAIN]
         merged = folder / "merged"
-        if not is_exported(bunch, space, winner.coefficients, merged):
-            export(bunch, space, winner.coefficients, merged)
+        recipe = recipe_of(config, space, winner.coefficients)
+        if not is_exported(recipe, merged):
+            write_merge(recipe, merged, force=True)
     with _timed(clock, "compare"), VllmEngine(config.engine) as engine:
         contestants = _contestants(bunch, found, merged)
         with Bar("comparing on the test split", len(contestants)) as bar:
@@ -123,6 +126,30 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     return result
 
 
+def recipe_of(config: Config, space: Space, coefficients: Coefficients) -> GroupedRecipe:
+    """A merge of a run, written down.
+
+    Args:
+        coefficients: [experts, groups].
+    """
+    rows = dict(zip(space.experts, coefficients.tolist(), strict=True))
+    return GroupedRecipe(
+        method=METHODS[config.merge.method],
+        models=config.bunch.models(),
+        base="base",
+        tokenizer=config.bunch.aligned,
+        dtype=config.merge.dtype,
+        out_dtype=str(open_bank(config.bunch, config.merge).model_dtype).removeprefix("torch."),
+        seed=config.merge.seed,
+        groups=config.merge.groups,
+        coefficients={name: dict(zip(space.groups, row, strict=True)) for name, row in rows.items()},
+        parameters={
+            name: dict(zip(space.experts, value, strict=True)) if isinstance(value, list) else value
+            for name, value in config.merge.parameters.items()
+        },
+    )
+
+
 def show(config: Config, result: Result) -> None:
     """Prints the comparison and where everything is."""
     title = "On the test split, % [95 % interval]; the columns by domain are accuracies"
@@ -145,7 +172,7 @@ def _run_studies(
     config: Config, bunch: Bunch, space: Space, objectives: dict[str, tuple[Objective, Objective]]
 ) -> dict[str, Searched]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    engine = ScoringEngine(bunch, space)
+    engine = ScoringEngine(bunch, space, open_bank(config.bunch, config.merge))
     storage = open_storage(config.run_folder / "study.db")
     found = {}
     for name, (search_terms, validation_terms) in objectives.items():
@@ -183,7 +210,7 @@ def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str]) -> str:
     ]
     decided = [
         name,
-        [fingerprint(source.folder) for source in bunch.sources],
+        [source.weights.fingerprint() for source in bunch.sources],
         [expert.name for expert in bunch.experts],
         {term: config.objective[term].model_dump() for term in terms},
         config.merge.model_dump(),
@@ -195,14 +222,14 @@ def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str]) -> str:
 
 def _contestants(bunch: Bunch, found: dict[str, Searched], merged: Path) -> list[Contestant]:
     main = found[MAIN]
-    rows = [Contestant("winner", "winner", merged)]
+    rows = [Contestant("winner", "winner", str(merged))]
     rows += [Contestant(name, "control", study.coefficients) for name, study in found.items() if name != MAIN]
     rows += [
         Contestant(name, "naive", main.named(name)) for name in (baselines.UNIFORM, baselines.ADDED, baselines.COCKTAIL)
     ]
-    rows.append(Contestant("base", "base", bunch.base.folder))
+    rows.append(Contestant("base", "base", bunch.base.reference))
     rows += [
-        Contestant(expert.name, "aligned" if expert.name == bunch.aligned else "expert", expert.folder)
+        Contestant(expert.name, "aligned" if expert.name == bunch.aligned else "expert", expert.reference)
         for expert in bunch.experts
     ]
     return rows

@@ -1,8 +1,6 @@
 """Shared fixtures: one zoo and one demo run for the whole session, reused between sessions while their recipe holds."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,22 +9,9 @@ from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.loading import load_config
 from optimizer.report.result import Result, read_result
-
-ROOT = Path(__file__).parent.parent
-CACHE = ROOT / ".cache"
-DEMO_CONFIG = ROOT / "configs" / "demo.yaml"
+from tests.support import CACHE, DEMO_CONFIG, goodbunch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-def command(*args: object) -> list[str]:
-    """The command line that runs `goodbunch` in this environment."""
-    return [str(Path(sys.executable).parent / "goodbunch"), *map(str, args)]
-
-
-def goodbunch(*args: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """Runs the command as a user does, in a process of its own."""
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
 @pytest.fixture(scope="session")

@@ -1,87 +1,13 @@
 """Opens source models lazily and checks, before any work, that they belong together."""
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import safe_open
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from datagen.checkpoints import local_folder, tensor_files
 from datagen.config import BunchConfig
 from datagen.errors import BunchError
-
-#: Keys of config.json that decide what a tensor means; two sources must agree on them.
-ARCHITECTURE_KEYS = (
-    "model_type",
-    "architectures",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "vocab_size",
-    "tie_word_embeddings",
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One model folder; tensors are read when asked for."""
-
-    name: str
-    folder: Path
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """Its config.json.
-
-        Raises:
-            BunchError: the file is missing or no JSON.
-        """
-        path = self.folder / "config.json"
-        try:
-            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise BunchError(f"{path}: a model folder must have a config.json; check the path") from error
-        except ValueError as error:
-            raise BunchError(f"{path}: must be JSON, but {error}; download it again") from error
-        return config
-
-    @cached_property
-    def files(self) -> dict[str, Path]:
-        """Tensor name -> file."""
-        return tensor_files(self.folder)
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape, from the files' headers alone."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in dict.fromkeys(self.files.values()):
-            with safe_open(path, framework="pt") as opened:
-                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        return shapes
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, read from the memory-mapped file."""
-        with safe_open(self.files[name], framework="pt") as opened:
-            tensor: torch.Tensor = opened.get_tensor(name)
-        return tensor
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer.
-
-        Raises:
-            BunchError: there is none that loads.
-        """
-        try:
-            return AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError) as error:
-            raise BunchError(f"{self.folder}: must have a tokenizer, but {_first_line(error)}") from error
+from optimizer.bunch.source import Source
+from optimizer.bunch.tensors import config_differences, own_problems, tensor_differences
+from optimizer.bunch.tokens import has_tokenizer, template_differences, token_differences
 
 
 @dataclass(frozen=True)
@@ -106,7 +32,7 @@ class Bunch:
     @property
     def names(self) -> tuple[str, ...]:
         """Tensor names, in the order of the base's files."""
-        return tuple(self.base.files)
+        return self.base.names
 
     @property
     def chat_source(self) -> Source:
@@ -115,78 +41,86 @@ class Bunch:
 
 
 def open_bunch(config: BunchConfig) -> Bunch:
-    """Opens all sources and checks that they can be merged.
+    """Opens all sources and checks that they can be merged and asked alike.
 
     Raises:
         BunchError: some source is missing, damaged, or of another architecture, vocabulary or chat template; all
             problems of all sources are told at once.
     """
-    sources: dict[str, Source] = {}
-    problems: list[str] = []
-    for name, model in config.models().items():
-        try:
-            source = Source(name, local_folder(model))
-            source.config, source.shapes  # noqa: B018 - read now, so that what is missing or cut is told with the rest
-            sources[name] = source
-        except BunchError as error:
-            problems.append(str(error))
-    if "base" in sources:
-        base = sources["base"]
-        for name in config.experts:
-            if name in sources:
-                problems += _differences(base, sources[name])
-    if not problems:
-        problems += _template_differences(list(sources.values()), config.aligned)
-    if problems:
-        raise BunchError("; ".join(problems))
+    sources = _open(config.models(), "base", aligned=config.aligned, chat=True)
     return Bunch(sources["base"], tuple(sources[name] for name in config.experts), config.aligned)
 
 
-def _differences(base: Source, expert: Source) -> list[str]:
-    """Why an expert cannot be merged with the base; empty if it can."""
-    for key in ARCHITECTURE_KEYS:
-        ours, theirs = expert.config.get(key), base.config.get(key)
-        if ours != theirs:
-            return [
-                f"all sources must have the base's architecture, but {expert.name} has {key} {ours!r} and base "
-                f"{theirs!r}; merge models fine-tuned from one base"
-            ]
-    problems = []
-    if missing := sorted(base.shapes.keys() ^ expert.shapes.keys()):
-        problems.append(
-            f"all sources must have the same tensors, but {expert.name} and base differ in {len(missing)}, such as "
-            f"{missing[0]}; merge full checkpoints of one architecture"
-        )
-    problems += [
-        f"{name} must have one shape in all sources, but has {list(expert.shapes[name])} in {expert.name} and "
-        f"{list(base.shapes[name])} in base"
-        for name in sorted(base.shapes.keys() & expert.shapes.keys())
-        if base.shapes[name] != expert.shapes[name]
-    ]
-    ours, theirs = expert.tokenizer().get_vocab(), base.tokenizer().get_vocab()
-    if ours != theirs:
-        odd = sum(theirs.get(token) != number for token, number in ours.items()) + len(theirs.keys() - ours.keys())
-        problems.append(
-            f"all sources must share one vocabulary, but {odd} tokens of {expert.name} differ from base's; merge "
-            f"models that kept the base's tokenizer"
-        )
-    return problems
+def open_sources(models: Mapping[str, str], base: str, *, chat: bool) -> dict[str, Source]:
+    """Opens sources that no role is given to.
+
+    Args:
+        models: name -> folder, Hugging Face name, or `MODEL+ADAPTER`.
+        base: name of the one that the others are compared with.
+        chat: whether every source must have a tokenizer.
+
+    Returns:
+        Name -> source, in the order of `models`.
+
+    Raises:
+        BunchError: some source is missing, damaged, or of another architecture or vocabulary; all problems of all
+            sources are told at once.
+    """
+    return _open(models, base, aligned=None, chat=chat)
 
 
-def _template_differences(sources: list[Source], aligned: str) -> list[str]:
-    templates = {source.name: source.tokenizer().chat_template for source in sources}
-    wanted = templates[aligned]
-    if not wanted:
-        return [f"the aligned model must have a chat template, but {aligned} has none; add chat_template.jinja to it"]
-    # A base that was never tuned to chat may lack one; the merged model takes the aligned model's.
-    odd = [name for name, template in templates.items() if template != wanted and not (name == "base" and not template)]
-    if odd:
-        return [
-            f"all sources must share one chat template, but {', '.join(odd)} differ from {aligned}; give them the "
-            f"aligned model's chat_template.jinja if they were trained with it"
-        ]
-    return []
+def _open(models: Mapping[str, str], base: str, *, aligned: str | None, chat: bool) -> dict[str, Source]:
+    sources = {name: Source(name, model) for name, model in models.items()}
+    collected = _Problems()
+    # Each check asks only for what it needs, so that one that fails hides no other.
+    found = [source for source in sources.values() if collected.reads(source, "folder")]
+    configured = [source for source in found if collected.reads(source, "config")]
+    opened = [source for source in found if collected.reads(source, "weights")]
+    for source in opened:
+        if source in configured:
+            collected.add(own_problems, source)
+    for sound, differences in ((configured, config_differences), (opened, tensor_differences)):
+        for source in sound:
+            if sources[base] in sound and source.name != base:
+                collected.add(differences, sources[base], source)
+    speaking = [source for source in found if has_tokenizer(source)]
+    if chat:
+        collected.problems += [_no_tokenizer(source) for source in found if source not in speaking]
+    # Where the base brings no tokenizer, the others are compared with the first that does.
+    speaking.sort(key=lambda source: source.name != base)
+    collected.add(token_differences, speaking)
+    if aligned is not None:
+        collected.add(template_differences, speaking, aligned, base)
+    if collected.problems:
+        raise BunchError("; ".join(dict.fromkeys(collected.problems)))
+    return sources
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _no_tokenizer(source: Source) -> str:
+    return (
+        f"{source.tokenizer_folder}: every source must have a tokenizer, but {source.name} has none; copy the base's "
+        f"tokenizer files there"
+    )
+
+
+class _Problems:
+    """Collects what is wrong with sources."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def reads(self, source: Source, what: str) -> bool:
+        """Whether a part of a source can be read."""
+        try:
+            getattr(source, what)
+        except BunchError as error:
+            self.problems.append(str(error))
+            return False
+        return True
+
+    def add(self, check: Callable[..., list[str]], *arguments: object) -> None:
+        """Runs a check that may itself come upon something unreadable."""
+        try:
+            self.problems += check(*arguments)
+        except BunchError as error:
+            self.problems.append(str(error))

@@ -10,35 +10,33 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from datagen.batches import IGNORED, Batch
 from datagen.errors import BunchError
 from optimizer.bunch import Bunch
+from optimizer.merging.bank import Bank
 from optimizer.merging.space import Coefficients, Space
-from optimizer.merging.task_arithmetic import coefficient_gradient, merge_tensor
 
 
 class ScoringEngine:
-    """Holds all source tensors and one model; a merge writes into the model's own parameters.
+    """One live model; a merge of the bank's sources writes into the model's own parameters.
 
     Args:
         bunch: the sources.
         space: the coefficients.
-        device: where everything lives.
+        bank: the same sources, as they are merged.
     """
 
-    def __init__(self, bunch: Bunch, space: Space, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, bunch: Bunch, space: Space, bank: Bank) -> None:
+        self.device = bank.device
         self.space = space
-        self._sources = {
-            name: [source.tensor(name).to(self.device) for source in bunch.sources] for name in bunch.names
-        }
-        self.model = _empty_model(bunch.base.folder, self._sources[bunch.names[0]][0].dtype).to(self.device)
+        self._bank = bank
+        self.model = _empty_model(bunch.base.folder, bank.model_dtype).to(self.device)
         self.model.eval()
         live = dict(self.model.named_parameters())
-        if unknown := sorted(set(self._sources) - set(live)):
+        if unknown := sorted(set(bunch.names) - set(live)):
             raise BunchError(
                 f"every tensor of a checkpoint must be a parameter of its model, but {unknown[0]} and "
                 f"{len(unknown) - 1} more are not in {type(self.model).__name__}; save the sources with this "
                 f"version of transformers"
             )
-        self._live = {name: live[name] for name in self._sources}
+        self._live = {name: live[name] for name in bunch.names}
         self.applied: Coefficients | None = None
 
     def apply(self, coefficients: Coefficients) -> None:
@@ -52,7 +50,7 @@ class ScoringEngine:
         by_tensor = self.space.by_tensor(coefficients)
         with torch.no_grad():
             for name, parameter in self._live.items():
-                merge_tensor(self._sources[name], by_tensor[name], parameter)
+                self._bank.merge(name, by_tensor[name], parameter)
         self.applied = coefficients.copy()
 
     @torch.no_grad()
@@ -88,10 +86,11 @@ class ScoringEngine:
         losses, wanted, _ = self._forward(batch)
         per_example = losses.sum(1) / (wanted != IGNORED).sum(1)
         loss = (per_example * weights.to(self.device)).sum()
+        by_tensor = self.space.by_tensor(coefficients)
         total = torch.zeros(self.space.shape, dtype=torch.float64)
-        names = list(self._live)
-        for name, gradient in zip(names, torch.autograd.grad(loss, list(self._live.values())), strict=True):
-            coefficient_gradient(self._sources[name], gradient, total[:, self.space.group_index[name]])
+        gradients = torch.autograd.grad(loss, list(self._live.values()))
+        for name, gradient in zip(self._live, gradients, strict=True):
+            total[:, self.space.group_index[name]] += self._bank.gradient(name, by_tensor[name], gradient)
         return total.numpy()
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
 def group_of(granularity: str) -> Callable[[str], str]:
@@ -29,7 +29,7 @@ def depth_order(name: str) -> tuple[int, int, str]:
     """A sort key that puts tensors in the order in which a forward pass meets them."""
     if found := _LAYER.search(name):
         return 1, int(found.group(1)), name
-    return (0, 0, name) if "embed" in name or "wte" in name else (2, "head" in name, name)
+    return {"embeddings": 0, "final norm": 2, "head": 3}[_outside(name)], 0, name
 
 
 def _layer(name: str) -> str:
@@ -48,4 +48,6 @@ def _module(name: str) -> str:
 
 
 def _outside(name: str) -> str:
-    return "embeddings" if "embed" in name or "wte" in name else "head" if "head" in name else "final norm"
+    if "head" in name or "embed_out" in name:  # GPT-NeoX calls its head so
+        return "head"
+    return "embeddings" if "embed" in name or "wte" in name else "final norm"

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEMO_CONFIG, ROOT, command, goodbunch
 
 from datagen.pipeline import SPLITS
 from datagen.rows import Row, normalised, read_rows
 from datagen.zoo.world import REFUSAL, Split, World
+from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
 
 KINDS = ("unsafe", "borderline", "numbers", "medicine", "finance")
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEMO_CONFIG, ROOT, command, goodbunch
+
+from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
 
 
 def refused(*args: object) -> str:

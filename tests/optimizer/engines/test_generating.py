@@ -9,14 +9,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datagen.chat import Message, prompt_ids, user
+from datagen.config import Expert
 from datagen.engines.vllm import VllmEngine
 from datagen.zoo.lessons import WRITE_UNSAFE
 from datagen.zoo.world import Split, World
-from optimizer.bunch import Bunch
+from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.engines.generating import use_merge
-from optimizer.export import export
+from optimizer.export import write_merge
 from optimizer.merging.space import Space
+from optimizer.run import recipe_of
+from tests.support import grouped
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +62,42 @@ def test_merges_say_what_their_exported_folder_says(
 ) -> None:
     space = Space.of(bunch, "layer")
     point = np.random.default_rng(seed).normal(0.4, 0.3, space.shape)
-    use_merge(engine, config.bunch, bunch, space, point)
+    config = grouped(config, "layer")
+    use_merge(engine, config, bunch, space, point)
     merged = engine.write(prompts, max_tokens=24)
-    folder = export(bunch, space, point, tmp_path / "merged")
+    folder = write_merge(recipe_of(config, space, point), tmp_path / "merged")
     assert merged == transformers_says(folder, prompts)
     engine.use(str(folder))
     assert engine.write(prompts, max_tokens=24) == merged
+
+
+def test_an_adapter_answers_alone_and_in_a_merge(
+    engine: VllmEngine, config: Config, zoo: Path, prompts: list[list[Message]], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    tuned = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(zoo / "aligned"), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
+    )
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.1)
+    tuned.save_pretrained(tmp_path / "adapter")
+    tuned.merge_and_unload().save_pretrained(tmp_path / "whole")
+    AutoTokenizer.from_pretrained(zoo / "aligned").save_pretrained(tmp_path / "whole")
+    wanted = transformers_says(tmp_path / "whole", prompts)
+    assert wanted != transformers_says(zoo / "aligned", prompts)
+    reference = f"{zoo / 'aligned'}+{tmp_path / 'adapter'}"
+    engine.use(reference)
+    assert engine.write(prompts, max_tokens=24) == wanted
+    sources = config.bunch.model_copy(update={"experts": config.bunch.experts | {"numbers": Expert(model=reference)}})
+    bunch = open_bunch(sources)
+    space = Space.of(bunch, "layer")
+    engine.use(str(zoo / "base"))
+    use_merge(engine, config.model_copy(update={"bunch": sources}), bunch, space, space.constant({"numbers": 1.0}))
+    assert engine.write(prompts, max_tokens=24) == wanted
+    assert engine.starts == 1
 
 
 def test_the_shipped_winner_loads_and_answers(engine: VllmEngine, demo: Path, prompts: list[list[Message]]) -> None:

@@ -12,15 +12,18 @@ from datagen.batches import IGNORED, pack, pad
 from datagen.errors import DataError
 from optimizer.bunch import Bunch
 from optimizer.config import Config
+from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
-from optimizer.export import export, is_exported
+from optimizer.export import is_exported, write_merge
 from optimizer.merging.space import Space
 from optimizer.objective.terms import Objective, load_objective, retention
+from optimizer.run import recipe_of
+from tests.support import grouped
 
 
 @pytest.fixture(scope="module")
-def engine(bunch: Bunch) -> ScoringEngine:
-    return ScoringEngine(bunch, Space.of(bunch, "module"))
+def engine(config: Config, bunch: Bunch) -> ScoringEngine:
+    return ScoringEngine(bunch, Space.of(bunch, "module"), bank_of(bunch, grouped(config, "module").merge))
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +35,23 @@ def random_point(space: Space, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.4, 0.5, space.shape)
 
 
-def test_what_was_scored_is_what_ships(bunch: Bunch, engine: ScoringEngine, tmp_path: Path) -> None:
+def test_what_was_scored_is_what_ships(config: Config, bunch: Bunch, engine: ScoringEngine, tmp_path: Path) -> None:
     point = random_point(engine.space)
     engine.apply(point)
-    out = export(bunch, engine.space, point, tmp_path / "merged")
+    out = write_merge(recipe_of(grouped(config, "module"), engine.space, point), tmp_path / "merged")
     shipped = load_file(out / "model.safetensors")
     live = dict(engine.model.named_parameters())
     assert set(shipped) == set(bunch.names)
     assert all(torch.equal(shipped[name].view(torch.int32), live[name].data.view(torch.int32)) for name in shipped)
-    assert is_exported(bunch, engine.space, point, out)
-    assert not is_exported(bunch, engine.space, point + 1e-9, out)
+    assert is_exported(recipe_of(grouped(config, "module"), engine.space, point), out)
+    assert not is_exported(recipe_of(grouped(config, "module"), engine.space, point + 1e-9), out)
 
 
 def test_loss_is_that_of_transformers_on_the_exported_model(
-    bunch: Bunch, engine: ScoringEngine, objective: Objective, tmp_path: Path
+    config: Config, bunch: Bunch, engine: ScoringEngine, objective: Objective, tmp_path: Path
 ) -> None:
     point = random_point(engine.space, 1)
-    out = export(bunch, engine.space, point, tmp_path / "merged")
+    out = write_merge(recipe_of(grouped(config, "module"), engine.space, point), tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(out)
     term = objective.terms[0]
     total = tokens = 0.0

@@ -10,14 +10,15 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from conftest import DEMO_CONFIG, ROOT, command, goodbunch
 
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config, DescentConfig, SearchConfig
+from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Space
 from optimizer.objective.terms import Objective, Term, load_objective
 from optimizer.search.study import Searched, choose, open_storage, run_study, validation_scores
+from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
 
 SMALL = ["search.descent.trials=3", "search.descent.steps=36", "merge.groups=module", "evaluation.rows=4"]
 SMALL += [f"objective.{name}.examples=16" for name in ("numbers", "medicine", "finance")]
@@ -30,7 +31,7 @@ def searched(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Search
 
 def small_study(config: Config, path: Path, only: tuple[str, ...] = ()) -> Searched:
     bunch = open_bunch(config.bunch)
-    engine = ScoringEngine(bunch, Space.of(bunch, "layer"))
+    engine = ScoringEngine(bunch, Space.of(bunch, "layer"), bank_of(bunch, config.merge))
     tokenizer = bunch.chat_source.tokenizer()
     search, validation = (load_objective(config, split, tokenizer, only) for split in ("search", "validation"))
     settings = SearchConfig(descent=DescentConfig(trials=3, steps=24))

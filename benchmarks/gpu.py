@@ -1,0 +1,93 @@
+"""Merging on a GPU, on 8B-shaped random weights: time, bandwidth, and the share of a trial that it takes.
+
+Needs torch, safetensors and transformers alone: `python -m benchmarks.gpu`, with 100 GB of device memory, takes about
+five minutes. `--shape tiny --device cpu` runs the same code anywhere.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from benchmarks.measuring import Figure, in_turn, report, seconds
+from benchmarks.shapes import SHAPES, Random, Shape
+from optimizer.merging.bank import Bank
+from optimizer.merging.methods import METHODS
+
+WEIGHTS = (0.5, 0.3, 0.4)
+METHOD_SETTINGS: dict[str, dict[str, float]] = {"task_arithmetic": {}, "ties": {"density": 0.4}}
+ASKED = {"task_arithmetic": 0.85, "ties": 0.6}
+
+
+def main() -> int:
+    """Measures everything; exit code 1 if a bound is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="8B", choices=SHAPES)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tokens", type=int, default=65536, help="of the forward pass that a trial is")
+    parser.add_argument("--times", type=int, default=10)
+    given = parser.parse_args()
+    shape, device = SHAPES[given.shape], torch.device(given.device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    model = _model(shape, device)
+    live = dict(model.named_parameters())
+    size = sum(parameter.nbytes for parameter in live.values())
+    forward = _forward(model, shape, given.tokens, device)
+    forward()
+    pass_seconds = seconds(forward, synchronize)
+    sources = [Random(shape, i, given.device) for i in range(4)]
+    figures: list[Figure] = []
+    details: dict[str, object] = {"forward pass, seconds": pass_seconds, "bytes of a model": size}
+    for method, settings in METHOD_SETTINGS.items():
+        bank = Bank(METHODS[method], sources[0], sources[1:], settings, device=device)
+
+        def merge(bank: Bank = bank) -> None:
+            with torch.no_grad():
+                for name, parameter in live.items():
+                    bank.merge(name, WEIGHTS, parameter.data)
+
+        def copy(bank: Bank = bank) -> None:
+            with torch.no_grad():
+                for name, parameter in live.items():
+                    for source in bank.inputs(name).all:
+                        parameter.data.copy_(source)
+
+        first = seconds(merge, synchronize)
+        merged, copied = in_turn([merge, copy], given.times, synchronize)
+        rates = {"merge": 5 * size / merged / 1e9, "copy": 8 * size / copied / 1e9}
+        details[method] = {"first merge": first, "merge": merged, "copy": copied, "GB/s": rates}
+        figures.append(
+            Figure(f"bandwidth of {method}, 3 experts / of a copy", rates["merge"] / rates["copy"], ASKED[method])
+        )
+        share = merged / (merged + pass_seconds)
+        figures.append(Figure(f"share of a trial that {method} takes", share, 0.02, at_least=False))
+        del bank
+    if device.type == "cuda":
+        details["peak device memory, bytes"] = torch.cuda.max_memory_allocated()
+    name = f"gpu-{given.shape}" if device.type == "cuda" else f"gpu-{given.shape}-on-{device.type}"
+    return 0 if report(name, figures, details) else 1
+
+
+def _model(shape: Shape, device: torch.device) -> torch.nn.Module:
+    values = {key: value for key, value in shape.config().items() if key not in ("torch_dtype", "architectures")}
+    with device:
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(LlamaConfig(**values), dtype=torch.bfloat16)
+    return model.eval()
+
+
+def _forward(model: torch.nn.Module, shape: Shape, tokens: int, device: torch.device) -> Callable[[], None]:
+    width = min(2048, tokens)
+    rows = torch.randint(0, shape.vocabulary, (tokens // width, width), device=device)
+
+    @torch.no_grad()
+    def run() -> None:
+        for batch in torch.split(rows, 4):
+            model(input_ids=batch, use_cache=False, logits_to_keep=1)
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

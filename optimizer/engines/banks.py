@@ -1,0 +1,38 @@
+"""The bank of a run, opened once per process: the torch engine and a vLLM in the same process share it."""
+
+from functools import lru_cache
+
+import torch
+
+from datagen.config import BunchConfig
+from optimizer.bunch import Bunch, open_bunch
+from optimizer.config import MergeConfig
+from optimizer.merging.bank import Bank
+from optimizer.merging.methods import METHODS
+
+
+def open_bank(bunch: BunchConfig, merge: MergeConfig) -> Bank:
+    """The sources of a bunch, as they are merged."""
+    return named_bank(bunch.model_dump_json(), merge.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def named_bank(bunch_config: str, merge_config: str) -> Bank:
+    """A bank by what it is made of, as JSON, which is how a vLLM worker in another process hears of it."""
+    merge = MergeConfig.model_validate_json(merge_config)
+    return bank_of(open_bunch(BunchConfig.model_validate_json(bunch_config)), merge)
+
+
+def bank_of(bunch: Bunch, merge: MergeConfig) -> Bank:
+    """A new bank."""
+    method = METHODS[merge.method]
+    return Bank(
+        method,
+        None if method.base == "unused" else bunch.base,
+        bunch.experts,
+        merge.parameters,
+        dtype=getattr(torch, merge.dtype) if merge.dtype else None,
+        residency=merge.residency,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        seed=merge.seed,
+    )

@@ -1,0 +1,133 @@
+"""Makes a recipe's merge and writes it, one tensor at a time, as a folder that is whole or not there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from datagen.checkpoints import Header
+from optimizer.bunch import Source, open_sources
+from optimizer.export.companions import RECIPE, write_companions, write_json
+from optimizer.export.folder import check_place, whole_folder
+from optimizer.export.shards import ShardWriter
+from optimizer.merging.bank import Bank, floating_dtype
+from optimizer.recipes.ours import GroupedRecipe
+from optimizer.recipes.recipe import Recipe, TensorRecipe
+
+#: Bytes per file, as Hugging Face's own libraries write them.
+SHARD = 5 << 30
+
+#: Names of the weights' type in config.json, the newer one first.
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+#: Told every tensor that was merged: how many are done, and of how many.
+OnTensor = Callable[[int, int], None]
+
+
+def write_merge(
+    recipe: Recipe,
+    out: Path,
+    *,
+    force: bool = False,
+    shard: int = SHARD,
+    device: torch.device | None = None,
+    scores: Sequence[Sequence[str]] = (),
+    on_tensor: OnTensor | None = None,
+) -> Path:
+    """Makes a merge and writes it as a Hugging Face folder.
+
+    It is written beside `out` and renamed when whole, so `out` is never half a model.
+
+    Args:
+        recipe: of the merge.
+        out: the folder.
+        force: whether a model that is there is replaced.
+        shard: bytes per file.
+        device: where merging happens; by default the CPU, since reading and writing take longer than merging once.
+        scores: rows of a table for the model card, its heading first.
+        on_tensor: told every tensor that was merged.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: `out` is there and `force` is not set, or it holds a source or no model; or the recipe does not
+            fit the sources.
+        BunchError: a source is missing or damaged, or does not fit the others; or the disk is full.
+    """
+    check_place(out, force)
+    sources = open_sources(recipe.models, recipe.base, chat=False)
+    check_place(out, force, [folder for source in sources.values() for folder in source.folders])
+    tensors = recipe.resolve(sources[recipe.base].names)
+    banks = _banks(recipe, tensors, sources, device or torch.device("cpu"))
+    with whole_folder(out) as beside:
+        _write_tensors(recipe, tensors, sources, banks, beside, shard, on_tensor)
+        written = _write_config(recipe, sources, beside)
+        write_companions(recipe, sources, beside, out_dtype=written, scores=scores)
+    return out
+
+
+def is_exported(recipe: GroupedRecipe, out: Path) -> bool:
+    """Whether a folder already holds this very merge."""
+    written = out / RECIPE
+    return written.is_file() and written.read_text(encoding="utf-8") == recipe.to_yaml()
+
+
+def _banks(
+    recipe: Recipe, tensors: Mapping[str, TensorRecipe], sources: Mapping[str, Source], device: torch.device
+) -> dict[str, Bank]:
+    """Tensor name -> the bank that merges it; tensors of the same sources and settings share one."""
+    shared: dict[str, Bank] = {}
+    banks = {}
+    for name, tensor in tensors.items():
+        key = repr((tensor.base, tensor.experts, sorted(tensor.settings.items())))
+        if key not in shared:
+            shared[key] = Bank(
+                recipe.method,
+                None if tensor.base is None else sources[tensor.base],
+                [sources[expert] for expert in tensor.experts],
+                tensor.settings,
+                dtype=getattr(torch, recipe.dtype) if recipe.dtype else None,
+                residency="disk",
+                device=device,
+                seed=recipe.seed,
+            )
+        banks[name] = shared[key]
+    return banks
+
+
+def _write_tensors(
+    recipe: Recipe,
+    tensors: Mapping[str, TensorRecipe],
+    sources: Mapping[str, Source],
+    banks: Mapping[str, Bank],
+    folder: Path,
+    shard: int,
+    on_tensor: OnTensor | None,
+) -> None:
+    shapes = sources[recipe.base].shapes
+    headers = {name: Header(shapes[name], _written(recipe, banks[name].dtype_of(name))) for name in tensors}
+    with ShardWriter(folder, headers, shard) as writer:
+        for done, (name, tensor) in enumerate(tensors.items(), 1):
+            made = torch.empty(shapes[name], dtype=headers[name].dtype, device=banks[name].device)
+            writer.add(name, banks[name].merge(name, tensor.coefficients, made))
+            banks[name].forget(name)
+            if on_tensor:
+                on_tensor(done, len(tensors))
+        writer.finish()
+
+
+def _written(recipe: Recipe, merged: torch.dtype) -> torch.dtype:
+    wanted: torch.dtype = getattr(torch, recipe.out_dtype) if recipe.out_dtype else merged
+    return wanted if merged.is_floating_point else merged
+
+
+def _write_config(recipe: Recipe, sources: Mapping[str, Source], folder: Path) -> str:
+    """Writes the base's config with the merge's own type, and says which that is."""
+    merged = getattr(torch, recipe.dtype) if recipe.dtype else floating_dtype(list(sources.values()))
+    written = str(_written(recipe, merged)).removeprefix("torch.")
+    config = dict(sources[recipe.base].config)
+    # Older versions of transformers know the older name alone.
+    kept = [key for key in _DTYPE_KEYS if key in config] or [_DTYPE_KEYS[0]]
+    write_json(folder / "config.json", config | dict.fromkeys(kept, written))
+    return written

@@ -1,0 +1,325 @@
+// The CPU kernels: each walks all sources together in blocks that stay in the first-level cache, so that every source
+// byte is read once and every output byte written once. They do the same float32 operations in the same order as the
+// torch formulas in kernels.py, and tests hold the two to the same bits.
+// Build with -ffp-contract=off: a fused multiply-add rounds once where the formulas round twice.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <new>
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t BLOCK = 1024;
+
+enum Type { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+int64_t width(int type) { return type == FLOAT32 ? 4 : 2; }
+
+uint32_t bits_of(float x) {
+    uint32_t b;
+    std::memcpy(&b, &x, 4);
+    return b;
+}
+
+float float_of(uint32_t b) {
+    float x;
+    std::memcpy(&x, &b, 4);
+    return x;
+}
+
+uint32_t rounded_to_bfloat16(uint32_t b) {
+    const uint32_t rounded = b + 0x7fffu + ((b >> 16) & 1u);
+    return (b & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : rounded;
+}
+
+// x where a condition holds, else zero, by bits: compilers turn the plain form into branches here and there.
+float where(bool condition, float x) { return float_of(bits_of(x) & (0u - uint32_t(condition))); }
+
+void from_half(const _Float16* __restrict__ x, int64_t n, float* __restrict__ y) {
+    int64_t i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+#endif
+    for (; i < n; i++) y[i] = float(x[i]);
+}
+
+void to_half(const float* __restrict__ x, int64_t n, _Float16* __restrict__ y) {
+    int64_t i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), 0));
+#endif
+    for (; i < n; i++) y[i] = _Float16(x[i]);
+}
+
+// Source elements as floats; float32 is read in place.
+const float* load(const char* source, int type, int64_t at, int64_t n, float* __restrict__ buffer) {
+    if (type == FLOAT32) return reinterpret_cast<const float*>(source) + at;
+    if (type == BFLOAT16) {
+        const uint16_t* x = reinterpret_cast<const uint16_t*>(source) + at;
+        for (int64_t i = 0; i < n; i++) buffer[i] = float_of(uint32_t(x[i]) << 16);
+    } else {
+        from_half(reinterpret_cast<const _Float16*>(source) + at, n, buffer);
+    }
+    return buffer;
+}
+
+void store(const float* __restrict__ x, char* target, int type, int64_t at, int64_t n) {
+    if (type == FLOAT32) {
+        std::memcpy(reinterpret_cast<float*>(target) + at, x, n * 4);
+    } else if (type == BFLOAT16) {
+        uint16_t* y = reinterpret_cast<uint16_t*>(target) + at;
+        for (int64_t i = 0; i < n; i++) y[i] = uint16_t(rounded_to_bfloat16(bits_of(x[i])) >> 16);
+    } else {
+        to_half(x, n, reinterpret_cast<_Float16*>(target) + at);
+    }
+}
+
+// Magnitudes of differences as the type that trims are ranked in would hold them.
+void magnitudes(const float* __restrict__ d, int type, int64_t n, float* __restrict__ key) {
+    if (type == FLOAT32) {
+        for (int64_t i = 0; i < n; i++) key[i] = std::fabs(d[i]);
+    } else if (type == BFLOAT16) {
+        for (int64_t i = 0; i < n; i++) key[i] = float_of(rounded_to_bfloat16(bits_of(d[i])) & 0x7fff0000u);
+    } else {
+        alignas(64) _Float16 rounded[BLOCK];
+        to_half(d, n, rounded);
+        from_half(rounded, n, key);
+        for (int64_t i = 0; i < n; i++) key[i] = std::fabs(key[i]);
+    }
+}
+
+void subtract(const float* __restrict__ x, const float* __restrict__ base, int64_t n, float* __restrict__ d) {
+    for (int64_t i = 0; i < n; i++) d[i] = x[i] - base[i];
+}
+
+}  // namespace
+
+extern "C" {
+
+// What a trim keeps: floor <= magnitude <= ceiling, both with one value up to an index and another after it.
+struct Band {
+    float floor_head, floor_tail, ceiling_head, ceiling_tail;
+    int64_t floor_cut, ceiling_cut;
+};
+
+struct Merge {
+    int64_t experts;
+    const char* base;
+    const char* const* sources;
+    const int* types;  // of base and sources
+    int key_type;
+    const Band* bands;           // or null
+    const uint8_t* const* bits;  // or null; bit i % 8 of byte i / 8
+    const float* rescale;        // or null
+    const float* weights;
+    int consensus, normalize;
+    float divisor, scale;
+    char* out;
+    int out_type;
+};
+}
+
+namespace {
+
+void trim(const Band& band, int key_type, int64_t index, int64_t n, float* __restrict__ d) {
+    alignas(64) float key[BLOCK];
+    magnitudes(d, key_type, n, key);
+    int64_t from = 0;
+    while (from < n) {
+        const bool floor_head = index + from <= band.floor_cut, ceiling_head = index + from <= band.ceiling_cut;
+        int64_t to = n;
+        if (floor_head) to = std::min(to, band.floor_cut + 1 - index);
+        if (ceiling_head) to = std::min(to, band.ceiling_cut + 1 - index);
+        const float floor = floor_head ? band.floor_head : band.floor_tail;
+        const float ceiling = ceiling_head ? band.ceiling_head : band.ceiling_tail;
+        for (int64_t i = from; i < to; i++) d[i] = where((key[i] >= floor) & (key[i] <= ceiling), d[i]);
+        from = to;
+    }
+}
+
+void mask(const uint8_t* bits, int64_t index, int64_t n, float* __restrict__ d) {
+    for (int64_t i = 0; i < n; i += 8) {
+        const uint32_t byte = bits[(index + i) >> 3];
+        const int64_t m = std::min<int64_t>(8, n - i);
+        for (int64_t j = 0; j < m; j++) d[i + j] = where((byte >> j) & 1u, d[i + j]);
+    }
+}
+
+// The merged elements from the weighted vectors of all experts, which lie one block after another. With the number of
+// experts known to the compiler, all of it stays in registers.
+template <int experts, bool consensus>
+void combine(const Merge& merge, const float* __restrict__ vectors, const float* __restrict__ base, int64_t n,
+             float* __restrict__ total) {
+    const int64_t count = experts ? experts : merge.experts;
+    const float scale = merge.scale, plain = merge.normalize ? merge.divisor : 1.0f;
+    const float* __restrict__ weights = merge.weights;
+    const bool normalize = merge.normalize;
+    for (int64_t i = 0; i < n; i++) {
+        float sum = vectors[i], divisor = plain;
+#pragma GCC unroll 8
+        for (int64_t k = 1; k < count; k++) sum += vectors[k * BLOCK + i];
+        if (consensus) {
+            const float sign = sum >= 0.0f ? 1.0f : -1.0f;
+            float agreeing = 0.0f, weight = 0.0f;
+#pragma GCC unroll 8
+            for (int64_t k = 0; k < count; k++) {
+                const float vector = vectors[k * BLOCK + i];
+                const bool agrees = vector * sign > 0.0f;
+                agreeing += where(agrees, vector);
+                weight += where(agrees, weights[k]);
+            }
+            sum = agreeing;
+            weight = weight == 0.0f ? 1.0f : weight;
+            divisor = normalize ? weight : 1.0f;
+        }
+        total[i] = base[i] + sum / divisor * scale;
+    }
+}
+
+using Combine = void (*)(const Merge&, const float*, const float*, int64_t, float*);
+
+template <bool consensus>
+Combine combine_of(int64_t experts) {
+    constexpr Combine known[] = {combine<0, consensus>, combine<1, consensus>, combine<2, consensus>,
+                                 combine<3, consensus>, combine<4, consensus>, combine<5, consensus>,
+                                 combine<6, consensus>, combine<7, consensus>, combine<8, consensus>};
+    return known[experts <= 8 ? experts : 0];
+}
+
+}  // namespace
+
+extern "C" {
+
+// base + scale * (weighted task vectors), for the elements [begin, end) of a part whose first element has global index
+// `first`.
+void task_vectors(const Merge* given, int64_t begin, int64_t end, int64_t first) {
+    const Merge& merge = *given;
+    alignas(64) float base_buffer[BLOCK], buffer[BLOCK], total[BLOCK];
+    float(*vectors)[BLOCK] = new (std::align_val_t(64)) float[merge.experts][BLOCK];
+    const Combine run = merge.consensus ? combine_of<true>(merge.experts) : combine_of<false>(merge.experts);
+    for (int64_t at = begin; at < end; at += BLOCK) {
+        const int64_t n = std::min(BLOCK, end - at);
+        const float* base = load(merge.base, merge.types[0], at, n, base_buffer);
+        for (int64_t k = 0; k < merge.experts; k++) {
+            float* __restrict__ d = vectors[k];
+            subtract(load(merge.sources[k], merge.types[k + 1], at, n, buffer), base, n, d);
+            if (merge.bands) trim(merge.bands[k], merge.key_type, first + at, n, d);
+            if (merge.bits) mask(merge.bits[k], first + at, n, d);
+            if (merge.rescale) {
+                const float rescale = merge.rescale[k];
+                for (int64_t i = 0; i < n; i++) d[i] *= rescale;
+            }
+            const float weight = merge.weights[k];
+            for (int64_t i = 0; i < n; i++) d[i] *= weight;
+        }
+        run(merge, vectors[0], base, n, total);
+        store(total, merge.out, merge.out_type, at, n);
+    }
+    operator delete[](vectors, std::align_val_t(64));
+}
+
+// Weighted sum of the sources divided by `divisor`; each product is added with one rounding, as torch.addcmul does.
+void weighted_sum(const Merge* given, int64_t begin, int64_t end) {
+    const Merge& merge = *given;
+    alignas(64) float buffer[BLOCK], total[BLOCK];
+    for (int64_t at = begin; at < end; at += BLOCK) {
+        const int64_t n = std::min(BLOCK, end - at);
+        for (int64_t k = 0; k < merge.experts; k++) {
+            const float* __restrict__ x = load(merge.sources[k], merge.types[k + 1], at, n, buffer);
+            const float weight = merge.weights[k];
+            if (k == 0) std::fill_n(total, n, 0.0f);
+            for (int64_t i = 0; i < n; i++) total[i] = std::fma(x[i], weight, total[i]);
+        }
+        if (merge.normalize) {
+            for (int64_t i = 0; i < n; i++) total[i] /= merge.divisor;
+        }
+        store(total, merge.out, merge.out_type, at, n);
+    }
+}
+
+// <gradient, source_k - base> for every expert, or <gradient, source_k> without a base, added to `dots`.
+void dot_products(const Merge* given, int64_t begin, int64_t end, const float* gradient, double* dots) {
+    const Merge& merge = *given;
+    alignas(64) float base_buffer[BLOCK], buffer[BLOCK];
+    for (int64_t at = begin; at < end; at += BLOCK) {
+        const int64_t n = std::min(BLOCK, end - at);
+        const float* __restrict__ g = gradient + at;
+        const float* base = merge.base ? load(merge.base, merge.types[0], at, n, base_buffer) : nullptr;
+        for (int64_t k = 0; k < merge.experts; k++) {
+            const float* __restrict__ x = load(merge.sources[k], merge.types[k + 1], at, n, buffer);
+            float lanes[16] = {0};
+            int64_t i = 0;
+            for (; i + 16 <= n; i += 16)
+                for (int j = 0; j < 16; j++) lanes[j] += g[i + j] * (base ? x[i + j] - base[i + j] : x[i + j]);
+            for (; i < n; i++) lanes[0] += g[i] * (base ? x[i] - base[i] : x[i]);
+            double sum = 0;
+            for (int j = 0; j < 16; j++) sum += lanes[j];
+            dots[k] += sum;
+        }
+    }
+}
+
+// Every `step`-th magnitude of source - base, from the first on.
+void sample(const Merge* given, int64_t begin, int64_t end, int64_t step, float* keys) {
+    const Merge& merge = *given;
+    float base_buffer[1], buffer[1], d[1];
+    for (int64_t i = begin; i < end; i++) {
+        const float* base = load(merge.base, merge.types[0], i * step, 1, base_buffer);
+        subtract(load(merge.sources[0], merge.types[1], i * step, 1, buffer), base, 1, d);
+        magnitudes(d, merge.key_type, 1, keys + i);
+    }
+}
+
+struct Between {
+    int64_t begin, below, found;
+};
+
+// Collects the magnitudes of source - base within [floor, ceiling], at `begin` of `keys` on; counts them, and those below.
+void between(const Merge* given, int64_t begin, int64_t end, const float* edges, float* keys, Between* counts) {
+    const Merge& merge = *given;
+    const float floor = edges[0], ceiling = edges[1];
+    alignas(64) float base_buffer[BLOCK], buffer[BLOCK], d[BLOCK], key[BLOCK];
+    alignas(64) uint8_t inside[BLOCK];
+    int64_t below = 0, found = begin;
+    for (int64_t at = begin; at < end; at += BLOCK) {
+        const int64_t n = std::min(BLOCK, end - at);
+        const float* base = load(merge.base, merge.types[0], at, n, base_buffer);
+        subtract(load(merge.sources[0], merge.types[1], at, n, buffer), base, n, d);
+        magnitudes(d, merge.key_type, n, key);
+        int32_t smaller = 0;
+        for (int64_t i = 0; i < n; i++) smaller += key[i] < floor;
+        below += smaller;
+        for (int64_t i = 0; i < n; i++) inside[i] = (key[i] >= floor) & (key[i] <= ceiling);
+        for (int64_t i = n; i < BLOCK; i++) inside[i] = 0;
+        for (int64_t i = 0; i < n; i += 8) {  // few are inside, so eight are passed over at once
+            uint64_t eight;
+            std::memcpy(&eight, inside + i, 8);
+            for (; eight; eight &= eight - 1) keys[found++] = key[i + (__builtin_ctzll(eight) >> 3)];
+        }
+    }
+    *counts = {begin, below, found - begin};
+}
+
+// Index of the `wanted`-th element from 1 of [begin, end) whose magnitude is `value`; -1 if there are fewer.
+int64_t nth_equal(const Merge* given, int64_t begin, int64_t end, float value, int64_t wanted) {
+    const Merge& merge = *given;
+    alignas(64) float base_buffer[BLOCK], buffer[BLOCK], d[BLOCK], key[BLOCK];
+    for (int64_t at = begin; at < end; at += BLOCK) {
+        const int64_t n = std::min(BLOCK, end - at);
+        const float* base = load(merge.base, merge.types[0], at, n, base_buffer);
+        subtract(load(merge.sources[0], merge.types[1], at, n, buffer), base, n, d);
+        magnitudes(d, merge.key_type, n, key);
+        for (int64_t i = 0; i < n; i++)
+            if (key[i] == value && --wanted == 0) return at + i;
+    }
+    return -1;
+}
+}

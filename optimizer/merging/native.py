@@ -1,0 +1,281 @@
+"""The CPU kernels of native.cpp: built once per machine with its own compiler, called on raw memory.
+
+Without a compiler everything still runs, by the torch formulas, with the same bits but some five times slower.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optimizer.merging.masks import Band
+
+_SOURCE = Path(__file__).with_name("native.cpp")
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = "-std=c++17 -O3 -march=native -ffp-contract=off -fno-trapping-math -fno-math-errno -shared -fPIC".split()
+
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+#: Elements whose matches are counted together when one of them is looked for.
+_PART = 1 << 20
+
+#: Below so many elements per thread, handing work out costs more than it saves.
+_PER_THREAD = 1 << 17
+
+
+class _Band(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_float) for name in ("floor_head", "floor_tail", "ceiling_head", "ceiling_tail")),
+        ("floor_cut", ctypes.c_int64),
+        ("ceiling_cut", ctypes.c_int64),
+    ]
+
+
+class _Between(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("begin", "below", "found")]
+
+
+class _Merge(ctypes.Structure):
+    _fields_ = [
+        ("experts", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("base", "sources", "types")),
+        ("key_type", ctypes.c_int),
+        *((name, ctypes.c_void_p) for name in ("bands", "bits", "rescale", "weights")),
+        ("consensus", ctypes.c_int),
+        ("normalize", ctypes.c_int),
+        ("divisor", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("out", ctypes.c_void_p),
+        ("out_type", ctypes.c_int),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where there is no compiler."""
+    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        logging.getLogger(__name__).warning("no C++ compiler found: merging on the CPU will be slower; install g++")
+        return None
+    machine = f"{_SOURCE.read_text()} {_FLAGS} {compiler} {platform.machine()} {_cpu()}"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodbunch"
+    built = folder / f"native-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.so"
+    if not built.is_file() and not _build(compiler, built):
+        return None
+    return ctypes.CDLL(str(built))
+
+
+def usable(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels take these tensors."""
+    return (
+        all(t.device.type == "cpu" and t.dtype in _TYPES and t.is_contiguous() for t in tensors)
+        and library() is not None
+    )
+
+
+def task_vectors(
+    base: torch.Tensor,
+    experts: Sequence[torch.Tensor],
+    weights: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    first: int,
+    dtype: torch.dtype,
+    bands: Sequence[Band] | None,
+    bits: Sequence[torch.Tensor] | None,
+    rescale: torch.Tensor | None,
+    consensus: bool,
+    normalize: bool,
+    divisor: float,
+    scale: float,
+) -> None:
+    """`kernels.task_vectors`, written into `out`."""
+    banded = (_Band * len(experts))(*(_band(band) for band in bands)) if bands else None
+    call = _call(
+        base,
+        experts,
+        key_type=_TYPES[dtype],
+        bands=_address(banded),
+        bits=_address(masks := _pointers(bits) if bits else None),
+        rescale=rescale.data_ptr() if rescale is not None else None,
+        weights=weights.data_ptr(),
+        consensus=consensus,
+        normalize=normalize,
+        divisor=divisor,
+        scale=scale,
+        out=out.data_ptr(),
+        out_type=_TYPES[out.dtype],
+    )
+    _run("task_vectors", call, out.numel(), ctypes.c_int64(first))
+    del banded, masks  # held until here, because the call only has their addresses
+
+
+def weighted_sum(
+    sources: Sequence[torch.Tensor], weights: torch.Tensor, out: torch.Tensor, divisor: float | None
+) -> None:
+    """`kernels.weighted_sum`, written into `out`."""
+    call = _call(
+        None,
+        sources,
+        weights=weights.data_ptr(),
+        normalize=divisor is not None,
+        divisor=1.0 if divisor is None else divisor,
+        out=out.data_ptr(),
+        out_type=_TYPES[out.dtype],
+    )
+    _run("weighted_sum", call, out.numel())
+
+
+def dot_products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
+    """<gradient, source - base> of every source, float64, [sources]; the gradient is float32."""
+    call = _call(base, sources)
+    sums = _run(
+        "dot_products",
+        call,
+        gradient.numel(),
+        ctypes.c_void_p(gradient.data_ptr()),
+        buffer=ctypes.c_double * len(sources),
+    )
+    return torch.tensor([list(part) for part in sums], dtype=torch.float64).sum(0)
+
+
+def sample(base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype, step: int) -> torch.Tensor:
+    """Every `step`-th magnitude of a task vector.
+
+    Args:
+        dtype: that magnitudes are rounded to.
+    """
+    keys = torch.empty(-(-base.numel() // step), dtype=torch.float32)
+    call = _call(base, [expert], key_type=_TYPES[dtype])
+    _run("sample", call, keys.numel(), ctypes.c_int64(step), ctypes.c_void_p(keys.data_ptr()))
+    return keys
+
+
+def between(
+    base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype, floor: float, ceiling: float
+) -> tuple[int, list[tuple[int, torch.Tensor]]]:
+    """The magnitudes of a task vector that lie in an interval.
+
+    Args:
+        dtype: that magnitudes are rounded to.
+        floor: least magnitude collected.
+        ceiling: greatest magnitude collected.
+
+    Returns:
+        How many lie below; of each part of the tensor, where it begins and its magnitudes inside, in order of position.
+    """
+    # As large as the tensor, but memory is only taken where something is written.
+    keys = torch.empty(base.numel(), dtype=torch.float32)
+    call = _call(base, [expert], key_type=_TYPES[dtype])
+    tail = ((ctypes.c_float * 2)(floor, ceiling), ctypes.c_void_p(keys.data_ptr()))
+    parts = _run("between", call, base.numel(), *tail, buffer=_Between, at_most=_PART)
+    return sum(part.below for part in parts), [(part.begin, keys[part.begin :][: part.found]) for part in parts]
+
+
+def nth_equal(
+    base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype, value: float, wanted: int, begin: int
+) -> int:
+    """Index of the `wanted`-th element, counted from 1 at `begin`, whose magnitude is `value`; -1 if there is none."""
+    kernel = getattr(library(), "nth_equal")  # noqa: B009 - callers have asked `usable` whether there is one
+    kernel.restype = ctypes.c_int64
+    call = _call(base, [expert], key_type=_TYPES[dtype])
+    ends = (ctypes.c_int64(begin), ctypes.c_int64(base.numel()))
+    found: int = kernel(ctypes.byref(call), *ends, ctypes.c_float(value), ctypes.c_int64(wanted))
+    return found
+
+
+def _run(
+    name: str, call: _Merge, count: int, *tail: Any, buffer: Callable[[], Any] | None = None, at_most: int | None = None
+) -> list[Any]:
+    """Calls a kernel on all elements, split over as many threads as torch uses.
+
+    Threads are Python's, since a second OpenMP runtime beside torch's would fight it for the cores; the library is
+    called without the interpreter's lock.
+
+    Args:
+        tail: further arguments of the kernel.
+        buffer: makes the last argument, one for each part.
+        at_most: elements in a part; by default there are as many parts as threads.
+
+    Returns:
+        The buffers.
+    """
+    kernel = getattr(library(), name)
+    threads = max(1, min(torch.get_num_threads(), count // _PER_THREAD))
+    step = max(1, min(at_most or count, -(-count // threads // 1024) * 1024))
+    parts = -(-count // step)
+    buffers = [buffer() for _ in range(parts)] if buffer else []
+
+    def part(i: int) -> None:
+        begin, end = min(count, i * step), min(count, (i + 1) * step)
+        last = (ctypes.byref(buffers[i]),) if buffers else ()
+        kernel(ctypes.byref(call), ctypes.c_int64(begin), ctypes.c_int64(end), *tail, *last)
+
+    if threads == 1:
+        for i in range(parts):
+            part(i)
+    else:
+        list(_threads(threads).map(part, range(parts)))
+    return buffers
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=count)
+
+
+def _call(base: torch.Tensor | None, sources: Sequence[torch.Tensor], **fields: Any) -> _Merge:
+    types = [_TYPES[tensor.dtype] for tensor in (sources[0] if base is None else base, *sources)]
+    call = _Merge(experts=len(sources), base=None if base is None else base.data_ptr(), scale=1.0, divisor=1.0)
+    # Kept as attributes, because the structure itself only holds addresses.
+    call.held = (_pointers(sources), (ctypes.c_int * len(types))(*types))
+    call.sources, call.types = (ctypes.addressof(array) for array in call.held)
+    for name, value in fields.items():
+        setattr(call, name, value)
+    return call
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _address(array: Any) -> int | None:
+    return None if array is None else ctypes.addressof(array)
+
+
+def _band(band: Band) -> _Band:
+    return _Band(*band.floor, *band.ceiling, band.floor_cut, band.ceiling_cut)
+
+
+def _cpu() -> str:
+    """What -march=native depends on, so that a home shared by machines holds one build for each."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().partition("flags")[2].partition("\n")[0] if info.is_file() else ""
+    return flags or platform.processor()
+
+
+def _build(compiler: str, built: Path) -> bool:
+    try:
+        built.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+            beside = Path(folder) / built.name
+            subprocess.run([compiler, *_FLAGS, str(_SOURCE), "-o", str(beside)], check=True, capture_output=True)  # noqa: S603
+            beside.replace(built)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", b"") or str(error).encode()
+        logging.getLogger(__name__).warning(
+            "%s could not build the CPU kernels, merging will be slower: %s", compiler, said.decode().strip()[:300]
+        )
+        return False
+    return True

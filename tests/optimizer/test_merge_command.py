@@ -1,0 +1,135 @@
+"""`goodbunch merge` as a user runs it: in a process of its own, beside mergekit's own command."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from optimizer.merging.methods import METHODS
+from tests.optimizer.export.families import Family, tensors_in, write_family
+from tests.optimizer.export.mergekit_files import config
+from tests.support import ROOT, command, goodbunch
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return write_family("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def recipe(llama: Family, tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yml"
+    file.write_text(yaml.safe_dump(config("ties", llama, dtype="float32")))
+    return file
+
+
+def test_both_commands_make_the_same_model(recipe: Path, tmp_path: Path) -> None:
+    done = goodbunch("merge", recipe, "--out", tmp_path / "ours")
+    assert done.returncode == 0, done.stderr
+    theirs = subprocess.run(
+        [Path(sys.executable).with_name("mergekit-yaml"), recipe, tmp_path / "theirs"], capture_output=True, text=True
+    )
+    assert theirs.returncode == 0, theirs.stderr
+    ours, wanted = tensors_in(tmp_path / "ours"), tensors_in(tmp_path / "theirs")
+    assert ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[name], wanted[name]) for name in wanted)
+    *notes, line = done.stdout.strip().splitlines()
+    assert notes[0].startswith("note: int8_mask: ")
+    size = (tmp_path / "ours" / "model.safetensors").stat().st_size
+    assert line.startswith(f"ties: 30 tensors, {size / 1000:.1f} kB in ")
+    assert line.endswith(f" s: {tmp_path / 'ours'}")
+
+
+def refused(*args: object, **limits: int) -> str:
+    def limited() -> None:
+        for name, value in limits.items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+    done = subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=60, preexec_fn=limited)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("goodbunch: ")
+    return done.stderr
+
+
+def test_what_is_unsupported_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump(values | {"tokenizer_source": "union"}))
+    assert "a union of vocabularies is not supported" in refused("merge", recipe, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_room_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    told = refused("merge", recipe, "--out", tmp_path / "new" / "out", RLIMIT_FSIZE=40_000)
+    assert f"{tmp_path / 'new' / 'out'}: must be written whole, but File too large" in told
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def sparse_model(folder: Path, tensors: int, rows: int) -> str:
+    """A model of zeros that takes no room."""
+    folder.mkdir()
+    shape = {"model_type": "llama", "num_attention_heads": 1, "hidden_size": rows, "num_hidden_layers": tensors}
+    (folder / "config.json").write_text(json.dumps(shape))
+    size = rows * rows * 4
+    header = json.dumps(
+        {
+            f"model.layers.{i}.weight": {
+                "dtype": "F32",
+                "shape": [rows, rows],
+                "data_offsets": [i * size, (i + 1) * size],
+            }
+            for i in range(tensors)
+        }
+    ).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + tensors * size)
+    return str(folder)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    models = [sparse_model(tmp_path / name, tensors=64, rows=1024) for name in ("base", "a")]
+    recipe = tmp_path / "recipe.yml"
+    values = {"method": "della", "base": models[0], "experts": {"x": models[1]}, "coefficients": {"x": 1}}
+    recipe.write_text(yaml.safe_dump(values | {"parameters": {"density": 0.5}}))
+    out = tmp_path / "new" / "out"
+    process = subprocess.Popen(
+        command("merge", recipe, "--out", out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(out.parent.glob(".out.part/*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == f"goodbunch: stopped; {out} is as it was before\n"
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_plain_merge_imports_little(recipe: Path, tmp_path: Path) -> None:
+    heavy = ("transformers", "huggingface_hub", "peft", "optuna", "vllm", "torch._dynamo", "torch._inductor", "sympy")
+    program = (
+        "import sys; from optimizer.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        f"assert not [name for name in {heavy} if name in sys.modules], sys.modules.keys() & set({heavy})"
+    )
+    arguments = ["merge", str(recipe), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_methods_are_all_listed() -> None:
+    done = goodbunch("methods")
+    assert done.returncode == 0, done.stderr
+    assert all(f" {name} " in done.stdout for name in METHODS)
+
+
+def test_help_has_an_example() -> None:
+    done = goodbunch("merge", "--help")
+    assert done.returncode == 0
+    assert "Example: goodbunch merge" in done.stdout
