@@ -66,8 +66,8 @@ def main() -> int:
         del bank
     if device.type == "cuda":
         details["peak device memory, bytes"] = torch.cuda.max_memory_allocated()
-    name = f"gpu-{given.shape}" if device.type == "cuda" else f"gpu-{given.shape}-on-{device.type}"
-    return 0 if report(name, figures, details) else 1
+    name = "gpu" if device.type == "cuda" else f"gpu-on-{device.type}"
+    return 0 if report(name, figures, details, given.shape) else 1
 
 
 def _model(shape: Shape, device: torch.device) -> torch.nn.Module:

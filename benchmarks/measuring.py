@@ -76,8 +76,14 @@ def peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-def report(name: str, figures: Sequence[Figure], details: dict[str, object]) -> bool:
+def report(name: str, figures: Sequence[Figure], details: dict[str, object], shape: str = "") -> bool:
     """Prints the figures and writes them with all that belongs to them.
+
+    Args:
+        name: of the results file.
+        figures: what was measured beside what is asked.
+        details: what the figures were made from.
+        shape: of the models, if there are any.
 
     Returns:
         Whether all bounds are kept.
@@ -89,6 +95,7 @@ def report(name: str, figures: Sequence[Figure], details: dict[str, object]) -> 
     written = {
         "figures": [{**figure.__dict__, "met": figure.met} for figure in figures],
         "details": details,
+        "shape": shape,
         "machine": machine(),
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from benchmarks.measuring import Figure, in_turn, memory, peak, report, reset_peak, seconds
-from benchmarks.shapes import SHAPES, Random, write_models
+from benchmarks.shapes import SHAPES, write_models
 from datagen.checkpoints import open_weights
 from optimizer.bunch import Source
 from optimizer.merging.bank import Bank, Residency
@@ -45,10 +45,10 @@ def merge_all(bank: Bank, live: dict[str, torch.Tensor]) -> None:
         bank.merge(name, WEIGHTS[: len(bank.experts)], out)
 
 
-def bandwidth(shape: str, times: int) -> tuple[list[Figure], dict[str, object]]:
+def bandwidth(folders: list[Path], times: int) -> tuple[list[Figure], dict[str, object]]:
     """(a) Merging against a plain copy of the same bytes, all in memory."""
-    models = [Random(SHAPES[shape], i) for i in range(8)]
-    held = {name: [model.tensor(name) for model in models] for name in models[0].shapes}
+    models = [open_weights(str(folder)) for folder in folders]
+    held = {name: [model.tensor(name).clone() for model in models] for name in models[0].headers}
     live = {name: torch.empty_like(tensors[0]) for name, tensors in held.items()}
     size = sum(tensor.nbytes for tensor in live.values())
     figures: list[Figure] = []
@@ -188,6 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="0.5B", choices=SHAPES)
     parser.add_argument("--times", type=int, default=7, help="rounds of each bandwidth")
+    parser.add_argument("--parts", nargs="+", choices=("bandwidth", "trial", "memory", "commands"), help="default: all")
     parser.add_argument("--footprint", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.footprint:
@@ -195,19 +196,15 @@ def main() -> int:
         print(json.dumps(footprint(residency, method, [Path(name) for name in names])))
         return 0
     folders = write_models(SHAPES[given.shape], CACHE / given.shape, 7)
-    figures: list[Figure] = []
-    details: dict[str, object] = {"shape": given.shape}
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        for more, told in (
-            commands(folders[:4], Path(folder)),
-            residencies(folders),
-            trial(folders[:4]),
-            bandwidth(given.shape, given.times),
-        ):
-            figures += more
-            details |= told
-    name = "merging" if given.shape == "0.5B" else f"merging-{given.shape}"
-    return 0 if report(name, figures, details) else 1
+        parts = {
+            "bandwidth": lambda: bandwidth(folders, given.times),
+            "trial": lambda: trial(folders[:4]),
+            "memory": lambda: residencies(folders),
+            "commands": lambda: commands(folders[:4], Path(folder)),
+        }
+        met = [report(f"merging-{part}", *parts[part](), shape=given.shape) for part in given.parts or parts]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":
