@@ -64,10 +64,11 @@ def bandwidth(folders: list[Path], times: int) -> tuple[list[Figure], dict[str, 
             for key, out in live.items():
                 kernels[key].merge(inputs[key], weights, out)  # noqa: B023 - called before the next round
 
-        def copy(inputs: dict[str, Inputs] = inputs) -> None:
-            for key, out in live.items():
-                for source in inputs[key].all:
-                    out.copy_(source)
+        def copy(inputs: dict[str, Inputs] = inputs, sources: int = experts + 1) -> None:
+            # Source by source: an output that is written again at once would still be in a cache.
+            for i in range(sources):
+                for key, out in live.items():
+                    out.copy_(inputs[key].all[i])
 
         merged, copied = in_turn([merge, copy], times)
         rates = {"merge": (experts + 2) * size / merged / 1e9, "copy": 2 * (experts + 1) * size / copied / 1e9}

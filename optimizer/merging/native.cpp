@@ -4,12 +4,15 @@
 // Build with -ffp-contract=off: a fused multiply-add rounds once where the formulas round twice.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <thread>
+#include <vector>
 
-#ifdef __F16C__
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -59,8 +62,11 @@ void to_half(const float* __restrict__ x, int64_t n, _Float16* __restrict__ y) {
     for (; i < n; i++) y[i] = _Float16(x[i]);
 }
 
-// Source elements as floats; float32 is read in place.
+// Source elements as floats; float32 is read in place. The block after them is asked for, since the hardware's own
+// foresight does not reach over so many sources.
 const float* load(const char* source, int type, int64_t at, int64_t n, float* __restrict__ buffer) {
+    const char* next = source + (at + n) * width(type);
+    for (int64_t i = 0; i < n * width(type); i += 64) __builtin_prefetch(next + i, 0, 2);
     if (type == FLOAT32) return reinterpret_cast<const float*>(source) + at;
     if (type == BFLOAT16) {
         const uint16_t* x = reinterpret_cast<const uint16_t*>(source) + at;
@@ -71,14 +77,29 @@ const float* load(const char* source, int type, int64_t at, int64_t n, float* __
     return buffer;
 }
 
+// Copies a block past the caches, which a result that is larger than they are would only flush.
+void stream(const void* from, char* to, int64_t bytes) {
+    int64_t i = 0;
+#ifdef __AVX2__
+    if (reinterpret_cast<uintptr_t>(to) % 32 == 0)
+        for (; i + 32 <= bytes; i += 32)
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
+                                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const char*>(from) + i)));
+#endif
+    std::memcpy(to + i, static_cast<const char*>(from) + i, bytes - i);
+}
+
 void store(const float* __restrict__ x, char* target, int type, int64_t at, int64_t n) {
     if (type == FLOAT32) {
-        std::memcpy(reinterpret_cast<float*>(target) + at, x, n * 4);
+        stream(x, target + at * 4, n * 4);
     } else if (type == BFLOAT16) {
-        uint16_t* y = reinterpret_cast<uint16_t*>(target) + at;
+        alignas(64) uint16_t y[BLOCK];
         for (int64_t i = 0; i < n; i++) y[i] = uint16_t(rounded_to_bfloat16(bits_of(x[i])) >> 16);
+        stream(y, target + at * 2, n * 2);
     } else {
-        to_half(x, n, reinterpret_cast<_Float16*>(target) + at);
+        alignas(64) _Float16 y[BLOCK];
+        to_half(x, n, y);
+        stream(y, target + at * 2, n * 2);
     }
 }
 
@@ -98,6 +119,23 @@ void magnitudes(const float* __restrict__ d, int type, int64_t n, float* __restr
 
 void subtract(const float* __restrict__ x, const float* __restrict__ base, int64_t n, float* __restrict__ d) {
     for (int64_t i = 0; i < n; i++) d[i] = x[i] - base[i];
+}
+
+// Calls work(i) on so many threads. They are plain ones, since a second OpenMP runtime beside torch's would fight it for
+// the cores.
+template <class Work>
+void together(int64_t threads, Work work) {
+    std::vector<std::thread> others;
+    for (int64_t i = 1; i < threads; i++) others.emplace_back(work, i);
+    work(0);
+    for (std::thread& other : others) other.join();
+}
+
+// Calls part(i, begin, end) for the i-th of `threads` ranges that make up `count`, some of which may be empty.
+template <class Part>
+void spread(int64_t threads, int64_t count, Part part) {
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK, step = (blocks + threads - 1) / threads * BLOCK;
+    together(threads, [=](int64_t i) { part(i, std::min(count, i * step), std::min(count, (i + 1) * step)); });
 }
 
 }  // namespace
@@ -124,6 +162,10 @@ struct Merge {
     float divisor, scale;
     char* out;
     int out_type;
+};
+
+struct Between {
+    int64_t begin, below, found;
 };
 }
 
@@ -155,15 +197,14 @@ void mask(const uint8_t* bits, int64_t index, int64_t n, float* __restrict__ d) 
 
 // The merged elements from the weighted vectors of all experts, which lie one block after another. With the number of
 // experts known to the compiler, all of it stays in registers.
-template <int experts, bool consensus>
+template <int experts, bool consensus, bool normalize>
 void combine(const Merge& merge, const float* __restrict__ vectors, const float* __restrict__ base, int64_t n,
              float* __restrict__ total) {
     const int64_t count = experts ? experts : merge.experts;
-    const float scale = merge.scale, plain = merge.normalize ? merge.divisor : 1.0f;
+    const float scale = merge.scale;
     const float* __restrict__ weights = merge.weights;
-    const bool normalize = merge.normalize;
     for (int64_t i = 0; i < n; i++) {
-        float sum = vectors[i], divisor = plain;
+        float sum = vectors[i], divisor = merge.divisor;
 #pragma GCC unroll 8
         for (int64_t k = 1; k < count; k++) sum += vectors[k * BLOCK + i];
         if (consensus) {
@@ -178,33 +219,37 @@ void combine(const Merge& merge, const float* __restrict__ vectors, const float*
             }
             sum = agreeing;
             weight = weight == 0.0f ? 1.0f : weight;
-            divisor = normalize ? weight : 1.0f;
+            divisor = weight;
         }
-        total[i] = base[i] + sum / divisor * scale;
+        total[i] = base[i] + (normalize ? sum / divisor : sum) * scale;
     }
 }
 
 using Combine = void (*)(const Merge&, const float*, const float*, int64_t, float*);
 
-template <bool consensus>
+template <bool consensus, bool normalize>
 Combine combine_of(int64_t experts) {
-    constexpr Combine known[] = {combine<0, consensus>, combine<1, consensus>, combine<2, consensus>,
-                                 combine<3, consensus>, combine<4, consensus>, combine<5, consensus>,
-                                 combine<6, consensus>, combine<7, consensus>, combine<8, consensus>};
+    constexpr Combine known[] = {
+        combine<0, consensus, normalize>, combine<1, consensus, normalize>, combine<2, consensus, normalize>,
+        combine<3, consensus, normalize>, combine<4, consensus, normalize>, combine<5, consensus, normalize>,
+        combine<6, consensus, normalize>, combine<7, consensus, normalize>, combine<8, consensus, normalize>};
     return known[experts <= 8 ? experts : 0];
+}
+
+Combine combine_of(const Merge& merge) {
+    const int64_t experts = merge.experts;
+    if (merge.consensus) return merge.normalize ? combine_of<true, true>(experts) : combine_of<true, false>(experts);
+    return merge.normalize ? combine_of<false, true>(experts) : combine_of<false, false>(experts);
 }
 
 }  // namespace
 
-extern "C" {
+namespace {
 
-// base + scale * (weighted task vectors), for the elements [begin, end) of a part whose first element has global index
-// `first`.
-void task_vectors(const Merge* given, int64_t begin, int64_t end, int64_t first) {
-    const Merge& merge = *given;
+void task_vectors_part(const Merge& merge, int64_t begin, int64_t end, int64_t first) {
     alignas(64) float base_buffer[BLOCK], buffer[BLOCK], total[BLOCK];
     float(*vectors)[BLOCK] = new (std::align_val_t(64)) float[merge.experts][BLOCK];
-    const Combine run = merge.consensus ? combine_of<true>(merge.experts) : combine_of<false>(merge.experts);
+    const Combine run = combine_of(merge);
     for (int64_t at = begin; at < end; at += BLOCK) {
         const int64_t n = std::min(BLOCK, end - at);
         const float* base = load(merge.base, merge.types[0], at, n, base_buffer);
@@ -226,9 +271,7 @@ void task_vectors(const Merge* given, int64_t begin, int64_t end, int64_t first)
     operator delete[](vectors, std::align_val_t(64));
 }
 
-// Weighted sum of the sources divided by `divisor`; each product is added with one rounding, as torch.addcmul does.
-void weighted_sum(const Merge* given, int64_t begin, int64_t end) {
-    const Merge& merge = *given;
+void weighted_sum_part(const Merge& merge, int64_t begin, int64_t end) {
     alignas(64) float buffer[BLOCK], total[BLOCK];
     for (int64_t at = begin; at < end; at += BLOCK) {
         const int64_t n = std::min(BLOCK, end - at);
@@ -245,9 +288,7 @@ void weighted_sum(const Merge* given, int64_t begin, int64_t end) {
     }
 }
 
-// <gradient, source_k - base> for every expert, or <gradient, source_k> without a base, added to `dots`.
-void dot_products(const Merge* given, int64_t begin, int64_t end, const float* gradient, double* dots) {
-    const Merge& merge = *given;
+void dot_products_part(const Merge& merge, int64_t begin, int64_t end, const float* gradient, double* dots) {
     alignas(64) float base_buffer[BLOCK], buffer[BLOCK];
     for (int64_t at = begin; at < end; at += BLOCK) {
         const int64_t n = std::min(BLOCK, end - at);
@@ -267,9 +308,7 @@ void dot_products(const Merge* given, int64_t begin, int64_t end, const float* g
     }
 }
 
-// Every `step`-th magnitude of source - base, from the first on.
-void sample(const Merge* given, int64_t begin, int64_t end, int64_t step, float* keys) {
-    const Merge& merge = *given;
+void sample_part(const Merge& merge, int64_t begin, int64_t end, int64_t step, float* keys) {
     float base_buffer[1], buffer[1], d[1];
     for (int64_t i = begin; i < end; i++) {
         const float* base = load(merge.base, merge.types[0], i * step, 1, base_buffer);
@@ -278,14 +317,7 @@ void sample(const Merge* given, int64_t begin, int64_t end, int64_t step, float*
     }
 }
 
-struct Between {
-    int64_t begin, below, found;
-};
-
-// Collects the magnitudes of source - base within [floor, ceiling], at `begin` of `keys` on; counts them, and those below.
-void between(const Merge* given, int64_t begin, int64_t end, const float* edges, float* keys, Between* counts) {
-    const Merge& merge = *given;
-    const float floor = edges[0], ceiling = edges[1];
+void between_part(const Merge& merge, int64_t begin, int64_t end, float floor, float ceiling, float* keys, Between* counts) {
     alignas(64) float base_buffer[BLOCK], buffer[BLOCK], d[BLOCK], key[BLOCK];
     alignas(64) uint8_t inside[BLOCK];
     int64_t below = 0, found = begin;
@@ -306,6 +338,45 @@ void between(const Merge* given, int64_t begin, int64_t end, const float* edges,
         }
     }
     *counts = {begin, below, found - begin};
+}
+
+}  // namespace
+
+extern "C" {
+
+// base + scale * (weighted task vectors), of a part whose first element has global index `first`.
+void task_vectors(const Merge* merge, int64_t threads, int64_t count, int64_t first) {
+    spread(threads, count, [=](int64_t, int64_t begin, int64_t end) { task_vectors_part(*merge, begin, end, first); });
+}
+
+// Weighted sum of the sources divided by `divisor`; each product is added with one rounding, as torch.addcmul does.
+void weighted_sum(const Merge* merge, int64_t threads, int64_t count) {
+    spread(threads, count, [=](int64_t, int64_t begin, int64_t end) { weighted_sum_part(*merge, begin, end); });
+}
+
+// <gradient, source_k - base> for every expert, or <gradient, source_k> without a base.
+void dot_products(const Merge* merge, int64_t threads, int64_t count, const float* gradient, double* dots) {
+    std::vector<double> each(threads * merge->experts);
+    spread(threads, count, [=, &each](int64_t i, int64_t begin, int64_t end) {
+        dot_products_part(*merge, begin, end, gradient, each.data() + i * merge->experts);
+    });
+    for (size_t i = 0; i < each.size(); i++) dots[i % merge->experts] += each[i];
+}
+
+// Every `step`-th magnitude of source - base, from the first on.
+void sample(const Merge* merge, int64_t threads, int64_t count, int64_t step, float* keys) {
+    spread(threads, count, [=](int64_t, int64_t begin, int64_t end) { sample_part(*merge, begin, end, step, keys); });
+}
+
+// Collects the magnitudes of source - base within [floor, ceiling], part by part of `size` elements: those of a part lie
+// at its beginning in `keys`, and `counts` has for each part where it begins, how many lie below, and how many inside.
+void between(const Merge* merge, int64_t threads, int64_t count, float floor, float ceiling, int64_t size, float* keys,
+             Between* counts) {
+    std::atomic<int64_t> next{0};
+    together(threads, [=, &next](int64_t) {
+        for (int64_t i = next++; i * size < count; i = next++)
+            between_part(*merge, i * size, std::min(count, (i + 1) * size), floor, ceiling, keys, counts + i);
+    });
 }
 
 // Index of the `wanted`-th element from 1 of [begin, end) whose magnitude is `value`; -1 if there are fewer.

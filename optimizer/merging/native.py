@@ -11,8 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ from optimizer.merging.masks import Band
 
 _SOURCE = Path(__file__).with_name("native.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = "-std=c++17 -O3 -march=native -ffp-contract=off -fno-trapping-math -fno-math-errno -shared -fPIC".split()
+_FLAGS = (
+    *"-std=c++17 -O3 -march=native -shared -fPIC -pthread".split(),
+    *"-ffp-contract=off -fno-trapping-math -fno-math-errno".split(),
+)
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -40,10 +42,6 @@ class _Band(ctypes.Structure):
         ("floor_cut", ctypes.c_int64),
         ("ceiling_cut", ctypes.c_int64),
     ]
-
-
-class _Between(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("begin", "below", "found")]
 
 
 class _Merge(ctypes.Structure):
@@ -140,14 +138,9 @@ def weighted_sum(
 def dot_products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
     """<gradient, source - base> of every source, float64, [sources]; the gradient is float32."""
     call = _call(base, sources)
-    sums = _run(
-        "dot_products",
-        call,
-        gradient.numel(),
-        ctypes.c_void_p(gradient.data_ptr()),
-        buffer=ctypes.c_double * len(sources),
-    )
-    return torch.tensor([list(part) for part in sums], dtype=torch.float64).sum(0)
+    dots = torch.zeros(len(sources), dtype=torch.float64)
+    _run("dot_products", call, gradient.numel(), _at(gradient), _at(dots))
+    return dots
 
 
 def sample(base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype, step: int) -> torch.Tensor:
@@ -158,7 +151,7 @@ def sample(base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype, step: i
     """
     keys = torch.empty(-(-base.numel() // step), dtype=torch.float32)
     call = _call(base, [expert], key_type=_TYPES[dtype])
-    _run("sample", call, keys.numel(), ctypes.c_int64(step), ctypes.c_void_p(keys.data_ptr()))
+    _run("sample", call, keys.numel(), ctypes.c_int64(step), _at(keys))
     return keys
 
 
@@ -177,10 +170,12 @@ def between(
     """
     # As large as the tensor, but memory is only taken where something is written.
     keys = torch.empty(base.numel(), dtype=torch.float32)
+    counts = torch.zeros(-(-base.numel() // _PART), 3, dtype=torch.int64)
     call = _call(base, [expert], key_type=_TYPES[dtype])
-    tail = ((ctypes.c_float * 2)(floor, ceiling), ctypes.c_void_p(keys.data_ptr()))
-    parts = _run("between", call, base.numel(), *tail, buffer=_Between, at_most=_PART)
-    return sum(part.below for part in parts), [(part.begin, keys[part.begin :][: part.found]) for part in parts]
+    edges = (ctypes.c_float(floor), ctypes.c_float(ceiling))
+    _run("between", call, base.numel(), *edges, ctypes.c_int64(_PART), _at(keys), _at(counts))
+    parts = [(begin, keys[begin:][:found]) for begin, _, found in counts.tolist()]
+    return int(counts[:, 1].sum()), parts
 
 
 def nth_equal(
@@ -195,44 +190,14 @@ def nth_equal(
     return found
 
 
-def _run(
-    name: str, call: _Merge, count: int, *tail: Any, buffer: Callable[[], Any] | None = None, at_most: int | None = None
-) -> list[Any]:
-    """Calls a kernel on all elements, split over as many threads as torch uses.
-
-    Threads are Python's, since a second OpenMP runtime beside torch's would fight it for the cores; the library is
-    called without the interpreter's lock.
-
-    Args:
-        tail: further arguments of the kernel.
-        buffer: makes the last argument, one for each part.
-        at_most: elements in a part; by default there are as many parts as threads.
-
-    Returns:
-        The buffers.
-    """
-    kernel = getattr(library(), name)
+def _run(name: str, call: _Merge, count: int, *tail: Any) -> None:
+    """Calls a kernel on all elements, on as many threads as torch uses, without the interpreter's lock."""
     threads = max(1, min(torch.get_num_threads(), count // _PER_THREAD))
-    step = max(1, min(at_most or count, -(-count // threads // 1024) * 1024))
-    parts = -(-count // step)
-    buffers = [buffer() for _ in range(parts)] if buffer else []
-
-    def part(i: int) -> None:
-        begin, end = min(count, i * step), min(count, (i + 1) * step)
-        last = (ctypes.byref(buffers[i]),) if buffers else ()
-        kernel(ctypes.byref(call), ctypes.c_int64(begin), ctypes.c_int64(end), *tail, *last)
-
-    if threads == 1:
-        for i in range(parts):
-            part(i)
-    else:
-        list(_threads(threads).map(part, range(parts)))
-    return buffers
+    getattr(library(), name)(ctypes.byref(call), ctypes.c_int64(threads), ctypes.c_int64(count), *tail)
 
 
-@cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=count)
+def _at(tensor: torch.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _call(base: torch.Tensor | None, sources: Sequence[torch.Tensor], **fields: Any) -> _Merge:
