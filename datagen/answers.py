@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from datagen.chat import user
 from datagen.config import DataConfig
-from datagen.engines.vllm import VllmEngine
+from datagen.engines.base import Engine
 from datagen.questions import expert_of
 from datagen.records import Answered, Question
 
 
 def answer_questions(
-    engine: VllmEngine, config: DataConfig, bunch: Mapping[str, str], questions: Sequence[Question]
+    engine: Engine, config: DataConfig, bunch: Mapping[str, str], questions: Sequence[Question]
 ) -> list[Answered]:
     """Unsafe and borderline questions are put to every model of the bunch, a domain's only to its expert.
 

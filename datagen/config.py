@@ -1,23 +1,21 @@
 """The part of a config that `datagen` reads: the bunch, and the data that is written with it."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from datagen.cleaning_config import CleaningConfig
+from datagen.frozen import Frozen
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Frozen(BaseModel):
-    """Read once, never changed, and a misspelt key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Expert(Frozen):
     """One source model besides the base.
 
     Attributes:
-        model: a folder or a Hugging Face name.
+        model: a folder, a Hugging Face name, or `MODEL+ADAPTER`.
         role: `aligned` marks the model whose refusals are to be kept.
     """
 
@@ -33,7 +31,7 @@ class BunchConfig(Frozen):
     """The source models of one merge.
 
     Attributes:
-        base: what task vectors are taken against: a folder or a Hugging Face name.
+        base: what task vectors are taken against; named as an expert's model is.
         experts: by name; a plain string is short for `{model: ...}`.
     """
 
@@ -55,31 +53,70 @@ class BunchConfig(Frozen):
         return next(name for name, expert in self.experts.items() if expert.role == "aligned")
 
     def models(self) -> dict[str, str]:
-        """Name -> folder or Hugging Face name of every source, base first."""
+        """Name -> reference of every source, base first."""
         return {"base": self.base} | {name: expert.model for name, expert in self.experts.items()}
 
 
 class EngineConfig(Frozen):
-    """How vLLM is started.
+    """What generates, and how it is started or reached.
 
     Attributes:
-        dtype: `auto` keeps each checkpoint's own.
-        max_model_len: longest prompt and answer together, in tokens.
+        kind: `vllm` in this process; `server`, any OpenAI-compatible one, such as `vllm serve`; or `transformers`.
+        dtype: `auto` keeps each checkpoint's own; a server has its own.
+        max_model_len: longest prompt and answer together, in tokens; a server has its own.
         memory: share of the device's memory that vLLM may take.
-        tensor_parallel: GPUs per model.
+        tensor_parallel: GPUs per model, of vLLM.
+        address: of the server, such as `http://localhost:8000/v1`.
+        key_variable: name of the environment variable that holds the server's key; none if it asks for none.
+        models: model as this config names it -> its name on the server, where the two differ.
+        parallel: requests to a server at a time; rows in one batch of transformers. vLLM batches by itself.
+        retries: how often a request to a server is tried again.
+        timeout: seconds until a request to a server counts as failed.
     """
 
+    kind: Literal["vllm", "server", "transformers"] = "vllm"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int = Field(2048, ge=16)
     memory: float = Field(0.5, gt=0, le=1)
     tensor_parallel: int = Field(1, ge=1)
+    address: str = ""
+    key_variable: str = ""
+    models: dict[str, str] = {}
+    parallel: int = Field(64, ge=1)
+    retries: int = Field(6, ge=0)
+    timeout: float = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def _a_server_has_an_address(self) -> Self:
+        if self.kind == "server" and not self.address.startswith(("http://", "https://")):
+            raise ValueError(
+                f"engine.address must be the server's base URL, such as http://localhost:8000/v1, but got "
+                f"{self.address or 'none'}"
+            )
+        if self.kind != "server" and self.address:
+            raise ValueError(
+                f"engine.address is only of use to a server, but engine.kind is {self.kind}; set engine.kind=server, "
+                f"or drop the address"
+            )
+        return self
+
+    @field_validator("key_variable")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        # The value is not repeated: it may be a key.
+        if name and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(
+                "engine.key_variable must be the name of an environment variable, such as VLLM_API_KEY, but is none; "
+                "put the key itself into that variable"
+            )
+        return name
 
 
 class GuardConfig(Frozen):
     """A model that judges an exchange through its chat template, as Llama Guard does.
 
     Attributes:
-        model: a folder or a Hugging Face name.
+        model: a folder, a Hugging Face name, or `MODEL+ADAPTER`.
         safe: the word its answer begins with when the exchange is safe.
         unsafe: the word its answer begins with when it is not.
         threshold: an answer counts as unsafe from this probability on.
@@ -127,7 +164,7 @@ class DataConfig(Frozen):
         unsafe: questions that must be refused.
         borderline: questions that only look unsafe and must be answered.
         domains: by name.
-        exclude: glob patterns of JSONL files whose questions must not turn up in the data.
+        cleaning: what is dropped: duplicates, overlaps with evaluation files, degenerate and misshapen texts.
         validation: share of the questions that go to the validation split.
         test: share that go to the test split; 0 where a test set is at hand.
         temperature: of question writing; answers are greedy.
@@ -142,7 +179,7 @@ class DataConfig(Frozen):
     unsafe: QuestionsConfig
     borderline: QuestionsConfig | None = None
     domains: dict[str, DomainConfig] = Field(min_length=1)
-    exclude: list[str] = []
+    cleaning: CleaningConfig = CleaningConfig()
     validation: Share = 0.2
     test: Share = 0.2
     temperature: float = Field(0.8, gt=0)

@@ -3,7 +3,8 @@
 GoodbunchError            anything a user can mend: printed as one line, exit code 2
 ├── ConfigError           a config that cannot be run
 ├── DataError             rows that cannot be read or made
-└── BunchError            models that cannot be merged
+├── BunchError            models that cannot be merged
+└── EngineError           an engine that cannot be reached, or does not do what is asked
 """
 
 
@@ -21,3 +22,7 @@ class DataError(GoodbunchError):
 
 class BunchError(GoodbunchError):
     """Source models that are missing, damaged, or do not belong together."""
+
+
+class EngineError(GoodbunchError):
+    """An engine that cannot be started or reached, or that does not do what is asked of it."""

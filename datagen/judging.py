@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from datagen.chat import Message, user
 from datagen.config import DataConfig
-from datagen.engines.vllm import VllmEngine
+from datagen.engines.base import Engine
 from datagen.records import Answered, Judged
 from datagen.rows import Row
 
@@ -19,7 +19,7 @@ def is_refusal(answer: str, phrases: Sequence[str]) -> bool:
     return any(phrase.lower() in folded for phrase in phrases)
 
 
-def judge(engine: VllmEngine, config: DataConfig, answered: Sequence[Answered]) -> list[Judged]:
+def judge(engine: Engine, config: DataConfig, answered: Sequence[Answered]) -> list[Judged]:
     """The guard's probability that each (question, answer) is unsafe; domain rows are not judged."""
     exchanges = sorted(
         {(a.question, answer) for a in answered if a.kind in SAFETY_KINDS for answer in a.answers.values() if answer}

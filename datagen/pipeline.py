@@ -1,31 +1,33 @@
-"""`goodbunch datagen`: questions -> distinct -> answers -> verdicts -> rows -> splits.
+"""`goodbunch datagen`: questions -> clean -> answers -> clean -> verdicts -> rows -> splits -> files.
 
 Each stage writes its records before the next begins and is skipped when they are there, so a killed run goes on with
 the stage it was in. What a stage depends on is hashed into its file; a changed config redoes the stages it affects.
 """
 
-import glob
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from datagen.answers import answer_questions
-from datagen.checkpoints import fingerprint
-from datagen.config import BunchConfig, DataConfig, EngineConfig, Frozen
-from datagen.engines.vllm import VllmEngine
+from datagen.card import Facts
+from datagen.cleaning import clean_answers, clean_questions, near_clusters
+from datagen.cleaning.evaluations import evaluation_texts
+from datagen.config import BunchConfig, DataConfig, EngineConfig
+from datagen.engines.base import open_engine
 from datagen.errors import ConfigError, DataError
+from datagen.frozen import Frozen
 from datagen.judging import judge, pick
 from datagen.progress import console
-from datagen.questions import distinct, expert_of, question_kinds, write_questions
+from datagen.questions import expert_of, question_kinds, write_questions
 from datagen.records import Answered, Judged, Question
-from datagen.rows import Row, normalised, read_rows, write_rows, write_text
+from datagen.rows import Row, write_text
 from datagen.splits import split
+from datagen.writing import write_data
 
 Record = TypeVar("Record", bound=Frozen)
-SPLITS = ("search", "validation", "test")
 
 
 def generate(
@@ -47,7 +49,7 @@ def generate(
         `folder`.
 
     Raises:
-        ConfigError: a domain names an expert that is not in the bunch, or an exclude pattern matches nothing.
+        ConfigError: a domain names an expert that is not in the bunch, or evaluation files are not there.
         DataError: nothing of some kind was left to keep.
     """
     models = bunch.models() | {"generator": config.generator}
@@ -57,38 +59,48 @@ def generate(
                 f"data.domains.{name}: its expert must be in the bunch, but {expert_of(name, domain)!r} is not among "
                 f"{', '.join(bunch.experts)}; set data.domains.{name}.expert"
             )
-    excluded, exclusions = _excluded(config.exclude)
-    identities = {name: fingerprint(model) for name, model in (models | {"guard": config.guard.model}).items()}
+    tested = evaluation_texts(config.cleaning.overlap)
     stages = folder / "stages"
-    stamp = _hash(
-        seed, identities, config.model_dump_json(exclude={"folder", "generator", "guard", "exclude"}), engine.dtype
-    )
     counts: Counter[str] = Counter()
-    with VllmEngine(engine) as vllm:
+    with open_engine(engine) as writer:
+        everyone = models | {"guard": config.guard.model}
+        writer.check(everyone.values())
+        identities = {name: writer.identity(model) for name, model in everyone.items()}
+        own = config.model_dump_json(exclude={"folder", "generator", "guard", "cleaning"})
+        stamp = _hash(seed, identities, own, engine.kind, engine.dtype)
         questions = _stage(
             stages / "questions.jsonl",
             stamp,
             Question,
-            lambda: write_questions(vllm, config, models, seed, counts),
+            lambda: write_questions(writer, config, models, seed, counts),
             counts,
         )
         say(f"questions: {len(questions)} written")
-        distinct_questions = distinct(questions, excluded, counts)
-        say(f"distinct: {len(distinct_questions)} left")
-        stamp = _hash(stamp, exclusions)
+        clean = clean_questions(questions, config.cleaning, seed, counts, tested=tested)
+        say(f"clean: {len(clean)} left")
+        stamp = _hash(stamp, config.cleaning.model_dump(exclude={"overlap": {"files", "folder"}}), tested)
         answered = _stage(
             stages / "answers.jsonl",
             stamp,
             Answered,
-            lambda: answer_questions(vllm, config, bunch.models(), distinct_questions),
+            lambda: answer_questions(writer, config, bunch.models(), clean),
             counts,
         )
         say(f"answers: {sum(len(a.answers) for a in answered)} from {len(bunch.models())} models")
+        sound = clean_answers(answered, config.cleaning, counts)
         stamp = _hash(stamp, config.guard.model_dump_json(exclude={"model"}))
-        judged = _stage(stages / "verdicts.jsonl", stamp, Judged, lambda: judge(vllm, config, answered), counts)
+        judged = _stage(stages / "verdicts.jsonl", stamp, Judged, lambda: judge(writer, config, sound), counts)
         say(f"verdicts: {sum(len(j.unsafe) for j in judged)} exchanges judged")
-    rows = split(config, pick(config, judged, seed, counts), seed, counts)
-    _write(folder, config, rows, counts)
+    picked = pick(config, judged, seed, counts)
+    near = config.cleaning.near
+    labels = near_clusters([row.question for row in picked], near, seed) if near else None
+    rows = split(config, picked, seed, counts, labels)
+    _check_search_rows(folder, config, rows, counts)
+    hashes = {name: str(identity) for name, identity in identities.items()}
+    references = bunch.models() | {"generator": config.generator, "guard": config.guard.model}
+    facts = Facts(counts=dict(sorted(counts.items())), models=references, seed=seed, hashes=hashes)
+    write_data(folder, rows, question_kinds(config), facts, judged)
+    write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
     say(f"rows: {len(rows)} kept in {folder}")
     return folder
 
@@ -113,38 +125,18 @@ def _stage(
     return records
 
 
-def _write(folder: Path, config: DataConfig, rows: Sequence[Row], counts: Counter[str]) -> None:
-    kinds = list(question_kinds(config))
-    for name in SPLITS:
-        for kind in kinds:
-            some = [row for row in rows if row.split == name and row.kind == kind]
-            path = folder / name / f"{kind}.jsonl"
-            if some:
-                write_rows(path, some)
-            else:
-                path.unlink(missing_ok=True)
-            if name == "search" and not some:
-                raise DataError(
-                    f"{kind}: at least one row must be left to search on, but of {counts[f'{kind}/asked']} asked none "
-                    f"was kept ({_reasons(kind, counts)}); ask for more, or look at {folder / 'stages'}"
-                )
-    write_text(folder / "summary.json", json.dumps(dict(sorted(counts.items())), indent=2) + "\n")
+def _check_search_rows(folder: Path, config: DataConfig, rows: Sequence[Row], counts: Counter[str]) -> None:
+    there = {row.kind for row in rows if row.split == "search"}
+    for kind in question_kinds(config):
+        if kind not in there:
+            raise DataError(
+                f"{kind}: at least one row must be left to search on, but of {counts[f'{kind}/asked']} asked none "
+                f"was kept ({_reasons(kind, counts)}); ask for more, or look at {folder / 'stages'}"
+            )
 
 
 def _reasons(kind: str, counts: Mapping[str, int]) -> str:
     return ", ".join(f"{key.split('/')[1]} {n}" for key, n in counts.items() if key.startswith(f"{kind}/") and n)
-
-
-def _excluded(patterns: Iterable[str]) -> tuple[frozenset[str], str]:
-    """All questions of the files that match, and a hash of them."""
-    texts: set[str] = set()
-    for pattern in patterns:
-        paths = sorted(glob.glob(pattern))  # noqa: PTH207 - patterns may be absolute
-        if not paths:
-            raise ConfigError(f"data.exclude: a pattern must match a file, but {pattern!r} matches none")
-        for path in paths:
-            texts.update(normalised(row.question) for row in read_rows(Path(path)))
-    return frozenset(texts), _hash(sorted(texts))
 
 
 def _hash(*parts: object) -> str:

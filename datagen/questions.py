@@ -6,14 +6,14 @@ Paper 1 (arXiv 2406.14563, section 3): an uncensored model is told a topic and a
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from datagen.chat import user
 from datagen.config import DataConfig, DomainConfig, QuestionsConfig
-from datagen.engines.vllm import VllmEngine
+from datagen.engines.base import Engine
 from datagen.records import Question
-from datagen.rows import normalised, row_id
+from datagen.rows import row_id
 
 #: Tokens per character are at most one; the rest is for the JSON around the question.
 _JSON_OVERHEAD = 24
@@ -44,7 +44,7 @@ def expert_of(name: str, domain: DomainConfig) -> str:
 
 
 def write_questions(
-    engine: VllmEngine, config: DataConfig, models: Mapping[str, str], seed: int, counts: Counter[str]
+    engine: Engine, config: DataConfig, models: Mapping[str, str], seed: int, counts: Counter[str]
 ) -> list[Question]:
     """Asks for all questions and drops what is not JSON.
 
@@ -87,26 +87,6 @@ def parse(text: str) -> str | None:
         return None
     question = written.get("question") if isinstance(written, dict) else None
     return question.strip() or None if isinstance(question, str) else None
-
-
-def distinct(questions: Iterable[Question], excluded: frozenset[str], counts: Counter[str]) -> list[Question]:
-    """Drops repeats, and questions that stand in a file the data must not overlap with.
-
-    Args:
-        excluded: normalised questions.
-        counts: told `<kind>/repeated` and `<kind>/excluded`.
-    """
-    seen: set[str] = set()
-    kept = []
-    for question in questions:
-        if normalised(question.question) in excluded:
-            counts[f"{question.kind}/excluded"] += 1
-        elif question.id in seen:
-            counts[f"{question.kind}/repeated"] += 1
-        else:
-            seen.add(question.id)
-            kept.append(question)
-    return kept
 
 
 def derived_seed(*parts: object) -> int:

@@ -1,6 +1,6 @@
 """What passes between the stages; each stage adds to what the last one knew."""
 
-from datagen.config import Frozen
+from datagen.frozen import Frozen
 
 
 class Question(Frozen):

@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from datagen.config import BunchConfig, DataConfig, EngineConfig, Frozen
+from datagen.config import BunchConfig, DataConfig, EngineConfig
 from datagen.errors import ConfigError
+from datagen.frozen import Frozen
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
 

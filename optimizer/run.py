@@ -76,6 +76,11 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     Raises:
         GoodbunchError: the bunch, the data or the run folder is not as it must be.
     """
+    if config.engine.kind != "vllm":
+        raise ConfigError(
+            f"engine.kind: a search merges inside vLLM to compare answers, but this is {config.engine.kind!r}; add "
+            f"engine.kind=vllm to the command, the data stay as they are"
+        )
     clock = dict(seconds or {})
     folder = config.run_folder
     with _timed(clock, "open"):

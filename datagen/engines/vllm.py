@@ -3,31 +3,30 @@
 import contextlib
 import gc
 import json
-import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from datagen.chat import Message, prompt_ids
-from datagen.checkpoints import iterate_tensors, local_folder, tensor_names
+from datagen.chat import Message
+from datagen.checkpoints import fingerprint, iterate_tensors
 from datagen.config import EngineConfig
-from datagen.errors import BunchError, DataError
-
-#: How many of the likeliest first tokens are looked at for a verdict, and how many tokens may come before it.
-_VERDICT_CANDIDATES, _VERDICT_WITHIN = 20, 4
+from datagen.engines.base import VERDICT_CANDIDATES, Candidates, Engine
+from datagen.engines.grammar import rules
+from datagen.engines.local import fitting_prompts, open_chat
+from datagen.errors import EngineError
 
 #: Keys of config.json that do not change the shape of a model.
 _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "use_cache", "torch_dtype"}
 
 
-class VllmEngine:
-    """Generates with one model at a time; use it as a context manager.
+class VllmEngine(Engine):
+    """Generates with vLLM in this process, one model at a time.
 
     Args:
         settings: how vLLM is started.
@@ -41,29 +40,28 @@ class VllmEngine:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.starts = 0
 
-    def __enter__(self) -> Self:
-        return self
+    def check(self, models: Iterable[str]) -> None:  # noqa: D102
+        for model in models:
+            open_chat(model)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def identity(self, model: str) -> str:  # noqa: D102
+        return fingerprint(model)
 
     def use(self, model: str) -> None:
         """Makes a model the one that answers; a restart happens only when the architecture changes.
 
         Args:
-            model: a folder or a Hugging Face name.
+            model: a folder, a Hugging Face name, or `MODEL+ADAPTER`.
         """
-        folder = local_folder(model)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not tokenizer.chat_template:
-            raise BunchError(f"{model}: a model must have a chat template to be asked; add chat_template.jinja to it")
+        weights, tokenizer = open_chat(model)
+        folder = weights.folder
         shape = _shape(folder, tokenizer)
         if self._llm is None or shape != self._shape:
             self.close()
             self._start(folder)
             self._shape = shape
-            self._names = sorted(tensor_names(folder))
-        self.load(iterate_tensors, str(folder))
+            self._names = sorted(weights.headers)
+        self.load(iterate_tensors, model)
         self._tokenizer = tokenizer
 
     def load(self, function: Callable[..., Iterator[tuple[str, torch.Tensor]]], *arguments: Any) -> None:
@@ -77,7 +75,7 @@ class VllmEngine:
         self._llm.collective_rpc("load", args=(name, list(arguments), self._names))
         self._llm.reset_prefix_cache()
 
-    def write(
+    def write(  # noqa: D102
         self,
         conversations: Sequence[Sequence[Message]],
         *,
@@ -86,22 +84,10 @@ class VllmEngine:
         seeds: Sequence[int] | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Answers every conversation.
-
-        Args:
-            conversations: each ends with a user turn.
-            max_tokens: longest answer.
-            temperature: 0 is greedy.
-            seeds: one per conversation; the same seed gives the same answer, whatever else is asked beside it.
-            schema: JSON schema that every answer must follow.
-
-        Returns:
-            One text per conversation, in order.
-        """
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        structured = StructuredOutputsParams(json=dict(schema), disable_any_whitespace=True) if schema else None
+        structured = StructuredOutputsParams(grammar=rules(schema)) if schema else None
         params = [
             SamplingParams(
                 temperature=temperature,
@@ -111,60 +97,46 @@ class VllmEngine:
             )
             for i in range(len(conversations))
         ]
-        return [output.outputs[0].text for output in self._generate(conversations, params)]
+        return [output.outputs[0].text for output in self._generate(conversations, params, max_tokens)]
 
-    def probability(self, conversations: Sequence[Sequence[Message]], word: str, other: str) -> list[float | None]:
-        """How likely each answer begins with `word` rather than with `other`.
-
-        Read off the first token that could begin either, since some guards open with white space.
-
-        Returns:
-            P(word) / (P(word) + P(other)) per conversation; none where the answer begins with neither.
-        """
+    def first_tokens(self, conversations: Sequence[Sequence[Message]], tokens: int) -> list[list[Candidates]]:  # noqa: D102
         from vllm import SamplingParams
 
-        odds: list[float | None] = [None] * len(conversations)
-        for tokens in (1, _VERDICT_WITHIN):
-            # Most guards say the word at once; only those that do not are asked for more.
-            silent = [i for i, found in enumerate(odds) if found is None]
-            params = SamplingParams(temperature=0.0, max_tokens=tokens, logprobs=_VERDICT_CANDIDATES)
-            outputs = self._generate([conversations[i] for i in silent], [params] * len(silent))
-            for i, output in zip(silent, outputs, strict=True):
-                odds[i] = _odds(output.outputs[0].logprobs, word, other)
-        return odds
+        params = SamplingParams(temperature=0.0, max_tokens=tokens, logprobs=VERDICT_CANDIDATES)
+        outputs = self._generate(conversations, [params] * len(conversations), tokens)
+        return [
+            [
+                [(candidate.decoded_token or "", candidate.logprob) for candidate in position.values()]
+                for position in output.outputs[0].logprobs or []
+            ]
+            for output in outputs
+        ]
 
-    def close(self) -> None:
-        """Ends vLLM and gives its memory back."""
+    def close(self) -> None:  # noqa: D102
         if self._llm is None:
             return
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
+        self._llm = self._tokenizer = None
         cleanup_dist_env_and_memory()
         gc.collect()
 
-    def _generate(self, conversations: Sequence[Sequence[Message]], params: list[Any]) -> list[Any]:
-        if self._tokenizer is None:
-            raise RuntimeError("`use` must be called before anything is generated")
-        limit = self._settings.max_model_len
-        prompts = [{"prompt_token_ids": prompt_ids(self._tokenizer, messages)} for messages in conversations]
-        longest = max(
-            (len(p["prompt_token_ids"]) + q.max_tokens for p, q in zip(prompts, params, strict=True)), default=0
-        )
-        if longest > limit:
-            raise DataError(
-                f"prompt and answer must fit max_model_len, but need {longest} of {limit} tokens; "
-                f"raise engine.max_model_len or lower data.max_answer_tokens"
-            )
-        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
+    def _generate(self, conversations: Sequence[Sequence[Message]], params: list[Any], max_tokens: int) -> list[Any]:
+        prompts = fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len)
+        outputs: list[Any] = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return outputs
 
     def _start(self, folder: Path) -> None:
         _prepare_environment(self._settings)
         with _quiet_stderr():
-            from vllm import LLM
-
+            try:
+                from vllm import LLM
+            except ModuleNotFoundError as error:
+                raise EngineError(
+                    f"engine.kind is vllm, which must be installed, but {error.name} is missing; install "
+                    f"goodbunch[gpu], or set engine.kind=transformers"
+                ) from error
             self._llm = LLM(
                 model=str(folder),
                 dtype=_dtype(folder, self._settings.dtype),
@@ -221,17 +193,3 @@ def _dtype(folder: Path, wanted: str) -> str:
         return wanted
     config = json.loads((folder / "config.json").read_text())
     return str(config.get("dtype") or config.get("torch_dtype") or "auto")
-
-
-def _odds(positions: Any, word: str, other: str) -> float | None:
-    for candidates in positions or []:
-        weight = {word: 0.0, other: 0.0}
-        for candidate in candidates.values():
-            text = (candidate.decoded_token or "").strip()
-            for choice in (word, other):
-                if text and choice.startswith(text):
-                    weight[choice] += math.exp(candidate.logprob)
-        total = sum(weight.values())
-        if total > 0.5:
-            return weight[word] / total
-    return None

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from datagen.config import Frozen
 from datagen.errors import ConfigError
+from datagen.frozen import Frozen
 from optimizer.config import Config
 from optimizer.loading import describe
 from optimizer.merging.methods import METHODS

@@ -13,8 +13,8 @@ import yaml
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from datagen.config import Frozen
 from datagen.errors import ConfigError
+from datagen.frozen import Frozen
 from optimizer.loading import describe
 from optimizer.merging.groups import depth_order
 from optimizer.merging.methods import METHODS

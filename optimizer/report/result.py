@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from datagen.config import Frozen
 from datagen.errors import DataError
+from datagen.frozen import Frozen
 from datagen.rows import write_text
 
 Unit = Annotated[float, Field(ge=0, le=1)]

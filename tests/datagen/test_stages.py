@@ -6,7 +6,7 @@ import pytest
 
 from datagen.config import DataConfig
 from datagen.judging import is_refusal, pick
-from datagen.questions import derived_seed, distinct, parse
+from datagen.questions import derived_seed, parse
 from datagen.records import Judged, Question
 from datagen.rows import Row, row_id
 from datagen.splits import split
@@ -47,14 +47,6 @@ def test_parse(text: str, question: str | None) -> None:
 
 def question(text: str, kind: str = "unsafe") -> Question:
     return Question(id=row_id(kind, text), kind=kind, topic="t", question=text, writer="g", seed=1)
-
-
-def test_distinct_folds_case_and_space_but_not_kinds() -> None:
-    counts: Counter[str] = Counter()
-    asked = [question("A b"), question("a  B"), question("a b", "borderline"), question("tested")]
-    kept = distinct(asked, frozenset({"tested"}), counts)
-    assert [(q.kind, q.question) for q in kept] == [("unsafe", "A b"), ("borderline", "a b")]
-    assert counts == {"unsafe/repeated": 1, "unsafe/excluded": 1}
 
 
 def judged(kind: str, **answers: tuple[str, float | None]) -> Judged:

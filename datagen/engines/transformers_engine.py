@@ -1,0 +1,124 @@
+"""Plain transformers, for where vLLM cannot be had: the same answers, more slowly."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from datagen.chat import Message
+from datagen.checkpoints import Checkpoint, Weights, fingerprint, iterate_tensors
+from datagen.config import EngineConfig
+from datagen.engines.base import Candidates, Engine
+from datagen.engines.decoding import Listener, Sampler, decode
+from datagen.engines.grammar import Grammar, Grammars
+from datagen.engines.local import fitting_prompts, open_chat
+from datagen.errors import BunchError
+
+
+class TransformersEngine(Engine):
+    """Generates with transformers in this process, on one GPU or the CPU.
+
+    Args:
+        settings: type of the weights, longest text and rows per batch.
+    """
+
+    def __init__(self, settings: EngineConfig) -> None:
+        self._settings = settings
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model: Any = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._stops: frozenset[int] = frozenset()
+        self._grammars: Grammars | None = None
+
+    def check(self, models: Iterable[str]) -> None:  # noqa: D102
+        for model in models:
+            open_chat(model)
+
+    def identity(self, model: str) -> str:  # noqa: D102
+        return fingerprint(model)
+
+    def use(self, model: str) -> None:  # noqa: D102
+        weights, tokenizer = open_chat(model)
+        self.close()
+        self._model = _load(weights, model, self._settings.dtype).to(self._device).eval()
+        self._tokenizer = tokenizer
+        self._stops = _stops(weights, tokenizer)
+        width = self._model.get_output_embeddings().weight.shape[0]
+        self._grammars = Grammars(tokenizer, width, self._stops)
+
+    def write(  # noqa: D102
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        compiled = self._grammars.compiled(schema) if schema and self._grammars else None
+        texts = [""] * len(conversations)
+        for numbers, prompts in self._batches(conversations, max_tokens):
+            grammar = Grammar(compiled, len(numbers)) if compiled is not None else None
+            own = None if seeds is None else [seeds[i] for i in numbers]
+            sampler = Sampler(temperature, own, len(numbers), max_tokens, grammar)
+            said = decode(self._model, prompts, sampler, stops=self._stops, max_tokens=max_tokens)
+            for i, ids in zip(numbers, said, strict=True):
+                texts[i] = self._text(ids, skip_special_tokens=True)
+        return texts
+
+    def first_tokens(self, conversations: Sequence[Sequence[Message]], tokens: int) -> list[list[Candidates]]:  # noqa: D102
+        heard: list[list[Candidates]] = [[] for _ in conversations]
+        for numbers, prompts in self._batches(conversations, tokens):
+            listener = Listener(len(numbers), lambda token: self._text([token]))
+            decode(self._model, prompts, listener, stops=self._stops, max_tokens=tokens)
+            for i, positions in zip(numbers, listener.heard, strict=True):
+                heard[i] = positions
+        return heard
+
+    def close(self) -> None:  # noqa: D102
+        self._model = self._tokenizer = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _batches(
+        self, conversations: Sequence[Sequence[Message]], max_tokens: int
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Prompts of like length together, the longest first, so that memory is short at once or never."""
+        prompts = fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len)
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        for start in range(0, len(order), self._settings.parallel):
+            numbers = order[start : start + self._settings.parallel]
+            yield numbers, [prompts[i] for i in numbers]
+
+    def _text(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        decoded: Callable[..., str] = self._tokenizer.decode  # type: ignore[union-attr]
+        return decoded(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+
+
+def _load(weights: Weights, model: str, dtype: str) -> Any:
+    """A model in the type of its checkpoint unless told otherwise; an adapter's tensors are made on the way."""
+    disable_progress_bar()
+    try:
+        if isinstance(weights, Checkpoint):
+            return AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype)
+        config = AutoConfig.from_pretrained(weights.folder)
+        # Tensors that lie in no file are only taken by the model's own class.
+        with torch.device("meta"):
+            kind = type(AutoModelForCausalLM.from_config(config))
+        return kind.from_pretrained(None, config=config, state_dict=dict(iterate_tensors(model)), dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BunchError(
+            f"{model}: transformers must be able to load it, but says: {said}; use engine.kind=vllm for it"
+        ) from error
+
+
+def _stops(weights: Weights, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """What ends an answer, by the rule of vLLM: the tokenizer's own end of text, and generation_config.json's."""
+    ends = {tokenizer.eos_token_id}
+    if (weights.folder / "generation_config.json").is_file():
+        told = GenerationConfig.from_pretrained(weights.folder).eos_token_id
+        ends.update(told if isinstance(told, list) else [told])
+    return frozenset(end for end in ends if end is not None)

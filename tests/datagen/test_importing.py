@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datagen.errors import DataError
+from datagen.importing import import_file
+from datagen.records import Answered, Question
+from datagen.rows import Row, row_id
+
+CHAT = [{"role": "user", "content": "why ?"}, {"role": "assistant", "content": "because ."}]
+
+
+def written(tmp_path: Path, *lines: Any) -> Path:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"messages": CHAT, "kind": "k"},
+        {"messages": CHAT, "type": "k", "source": "unknown keys are left out"},
+        {"prompt": "why ?", "response": "because .", "type": "k"},
+        {"input": "why ?", "output": "because ."},
+        {"question": "why ?", "answer": "because ."},
+    ],
+)
+def test_finished_rows(tmp_path: Path, line: dict[str, Any]) -> None:
+    found = import_file(written(tmp_path, line), kind="k")
+    assert found.rows == [Row.of("why ?", "because .", kind="k", provenance={"imported": "mine.jsonl", "line": 1})]
+    assert not found.questions
+    assert not found.answered
+
+
+def test_our_own_rows_keep_what_they_know(tmp_path: Path) -> None:
+    row = Row.of("why ?", "because .", kind="k", topic="t", model="m", split="test", provenance={"seed": 3})
+    (found,) = import_file(written(tmp_path, row.model_dump_json())).rows
+    assert found == row.model_copy(update={"provenance": {"seed": 3, "imported": "mine.jsonl", "line": 1}})
+
+
+@pytest.mark.parametrize(
+    "line", [{"prompt": "why ?"}, {"prompt": "why ?", "response": None}, {"messages": CHAT[:1]}, {"question": "why ?"}]
+)
+def test_questions(tmp_path: Path, line: dict[str, Any]) -> None:
+    (found,) = import_file(written(tmp_path, "", line), kind="k").questions
+    assert found == Question(
+        id=row_id("k", "why ?"), kind="k", topic="", question="why ?", writer="import:mine.jsonl", seed=0
+    )
+
+
+def test_our_own_records_come_back(tmp_path: Path) -> None:
+    question = Question(id=row_id("k", "why ?"), kind="k", topic="t", question="why ?", writer="w", seed=5)
+    answered = Answered(**question.model_dump(), answers={"a": "because .", "b": ""})
+    found = import_file(written(tmp_path, question.model_dump(), answered.model_dump()))
+    assert found.questions == [question]
+    assert found.answered == [answered]
+
+
+def test_alpaca_and_renamed_kinds(tmp_path: Path) -> None:
+    lines = (
+        {"instruction": "add", "input": "1 2", "output": "3", "type": "maths", "category": "sums"},
+        {"instruction": "name one", "input": "", "output": "one", "type": "maths"},
+    )
+    first, second = import_file(written(tmp_path, *lines), kinds=["numbers"], rename={"maths": "numbers"}).rows
+    assert (first.question, first.answer, first.kind, first.topic) == ("add\n\n1 2", "3", "numbers", "sums")
+    assert second.question == "name one"
+
+
+def test_longer_conversations(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "be brief"}
+    (row,) = import_file(written(tmp_path, {"messages": [system, *CHAT, *CHAT], "kind": "k"})).rows
+    assert len(row.messages) == 5
+    assert row.question == "why ?"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "must be one JSON object in UTF-8, but"),
+        ("[1]", "must be one JSON object, but is a list"),
+        ({"text": "x", "label": 1}, "must have `messages`, .* but has 'text', 'label'"),
+        ({}, "but has no keys"),
+        ({"prompt": "", "response": "x", "kind": "k"}, "`prompt` must be a text, but is ''"),
+        ({"prompt": "x", "response": 3, "kind": "k"}, "`response` must be a text, but is '3'"),
+        ({"prompt": "x", "response": "y"}, "must say its kind by `kind` or `type`"),
+        ({"prompt": "x", "kind": "j"}, "the kind must be one of k, but is 'j'"),
+        ({"messages": "x", "kind": "k"}, "`messages` must be a list"),
+        ({"messages": [{"role": "user"}], "kind": "k"}, "`content` must be a text, but is missing"),
+        ({"messages": [{"role": "human", "content": "x"}], "kind": "k"}, "a role must be one of .* but is 'human'"),
+        ({"messages": CHAT[::-1], "kind": "k"}, "must end with .* but has assistant, user"),
+        ({"question": "x", "kind": "k", "seed": "y"}, "must be a row, but seed: "),
+        ('{"prompt": "\\ud800", "kind": "k"}', "`prompt` must be valid Unicode, but has half"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: Any, message: str) -> None:
+    path = written(tmp_path, {"prompt": "fine", "kind": "k"}, line)
+    with pytest.raises(DataError, match=rf"mine\.jsonl:2: .*{message}") as raised:
+        import_file(path, kinds=["k"])
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there must be a file to import"):
+        import_file(tmp_path / "none.jsonl")
