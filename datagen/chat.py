@@ -1,11 +1,14 @@
 """Chat templates to token ids, in the one way shared by training, generation and scoring."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
 from typing_extensions import TypedDict
 
 from datagen.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Message(TypedDict):
@@ -20,13 +23,13 @@ def user(content: str) -> list[Message]:
     return [Message(role="user", content=content)]
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation up to where the model's answer begins."""
     ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
     return list(ids)
 
 
-def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+def answer_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> tuple[list[int], list[int]]:
     """Splits a finished conversation into the ids it is prompted with and the ids of its last turn.
 
     Args:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import try_to_load_from_cache
 
 from datagen.checkpoints import split_reference
 
@@ -47,5 +46,7 @@ def _card(part: str) -> Path | None:
     name, _, revision = part.partition("@")
     if name.count("/") != 1 or folder.is_absolute():
         return None
+    from huggingface_hub import try_to_load_from_cache
+
     found = try_to_load_from_cache(name, "README.md", revision=revision or None)
     return Path(found) if isinstance(found, str) else None

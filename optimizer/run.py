@@ -28,7 +28,7 @@ from optimizer.config import Config
 from optimizer.engines.banks import open_bank
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.evaluation import Contestant, compare, read_test
-from optimizer.export import is_exported, write_merge
+from optimizer.export import is_exported, write_merge, write_scores
 from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients, Space
 from optimizer.objective.terms import Objective, load_objective
@@ -127,6 +127,7 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         config=config.model_dump(mode="json"),
     )
     write_result(folder / "result.json", result)
+    write_scores(recipe, merged, score_table(result))
     write_report(folder / "report.html", result)
     return result
 
@@ -159,18 +160,26 @@ def show(config: Config, result: Result) -> None:
     """Prints the comparison and where everything is."""
     title = "On the test split, % [95 % interval]; the columns by domain are accuracies"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings = [name.removeprefix("accuracy/").replace("_", "-") for name in result.rows[0].metrics]
-    for heading in ("model", *headings, "mean"):
+    headings, *rows = score_table(result)
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for row in result.rows:
-        cells = [f"{100 * e.value:.1f} [{100 * e.low:.0f},{100 * e.high:.0f}]" for e in row.metrics.values()]
-        style = "bold" if row.role == "winner" else ""
-        table.add_row(row.model, *cells, f"{100 * mean_accuracy(row):.1f}", style=style)
+    for row, cells in zip(result.rows, rows, strict=True):
+        table.add_row(*cells, style="bold" if row.role == "winner" else "")
     console.print(table)
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
     for name in ("merged", "result.json", "report.html", "study.db"):
         console.print(f"  {config.run_folder / name}")
+
+
+def score_table(result: Result) -> list[list[str]]:
+    """The comparison as text, its heading first: per cent with 95 % intervals."""
+    headings = [name.removeprefix("accuracy/").replace("_", "-") for name in result.rows[0].metrics]
+    table = [["model", *headings, "mean"]]
+    for row in result.rows:
+        cells = [f"{100 * e.value:.1f} [{100 * e.low:.0f},{100 * e.high:.0f}]" for e in row.metrics.values()]
+        table.append([row.model, *cells, f"{100 * mean_accuracy(row):.1f}"])
+    return table
 
 
 def _run_studies(

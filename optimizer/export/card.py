@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from datagen.checkpoints import split_reference
+from datagen.licences import front_matter
 from optimizer.bunch import Source
 from optimizer.recipes.recipe import Recipe
 
@@ -54,14 +55,8 @@ def model_card(
 def licence_of(folder: Path) -> dict[str, Any]:
     """What the front matter of a model's own card says of its licence; empty if nothing."""
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    if not text.startswith("---"):
-        return {}
-    try:
-        front = yaml.safe_load(text.split("---", 2)[1])
-    except (yaml.YAMLError, IndexError):
-        return {}
-    return {key: front[key] for key in _LICENCE_KEYS if front.get(key)} if isinstance(front, dict) else {}
+    front = front_matter(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
+    return {key: front[key] for key in _LICENCE_KEYS if front.get(key)}
 
 
 def _front(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datagen.checkpoints import is_embeddings
 from datagen.errors import ConfigError
+from datagen.rows import write_text
 from optimizer.bunch import Source
 from optimizer.export.card import model_card
 from optimizer.recipes.mergekit import MergekitRecipe
@@ -64,6 +65,21 @@ def write_companions(
         (folder / name).write_text(text, encoding="utf-8")
     card = model_card(recipe, sources, texts, scores, adapter=adapter)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_scores(recipe: Recipe, folder: Path, scores: Sequence[Sequence[str]]) -> None:
+    """Writes the model card of a merged folder anew, once it is known how the merge scores.
+
+    Args:
+        recipe: of the merge.
+        folder: of the merged model.
+        scores: rows of a table, its heading first.
+    """
+    sources = {name: Source(name, reference) for name, reference in recipe.models.items()}
+    texts = {
+        name: (folder / name).read_text(encoding="utf-8") for name in (RECIPE, MERGEKIT) if (folder / name).is_file()
+    }
+    write_text(folder / "README.md", model_card(recipe, sources, texts, scores))
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:

@@ -47,6 +47,23 @@ def test_what_was_scored_is_what_ships(config: Config, bunch: Bunch, engine: Sco
     assert not is_exported(recipe_of(grouped(config, "module"), engine.space, point + 1e-9), out)
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [("ties", {"density": 0.4}), ("dare_ties", {"density": 0.5}), ("della_linear", {"density": 0.5, "epsilon": 0.2})],
+)
+def test_what_was_scored_with_trims_is_what_ships(
+    config: Config, bunch: Bunch, tmp_path: Path, method: str, parameters: dict[str, float]
+) -> None:
+    merge = config.merge.model_copy(update={"groups": "layer", "method": method, "parameters": parameters, "seed": 3})
+    config = config.model_copy(update={"merge": merge})
+    engine = ScoringEngine(bunch, Space.of(bunch, "layer"), bank_of(bunch, merge))
+    point = random_point(engine.space)
+    engine.apply(point)
+    shipped = load_file(write_merge(recipe_of(config, engine.space, point), tmp_path / "merged") / "model.safetensors")
+    live = dict(engine.model.named_parameters())
+    assert all(torch.equal(shipped[name].view(torch.int32), live[name].data.view(torch.int32)) for name in shipped)
+
+
 def test_loss_is_that_of_transformers_on_the_exported_model(
     config: Config, bunch: Bunch, engine: ScoringEngine, objective: Objective, tmp_path: Path
 ) -> None:
