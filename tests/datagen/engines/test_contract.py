@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from servers import KEY, VllmServer, vllm_serve
 
 from datagen.chat import Message, user
 from datagen.config import EngineConfig
@@ -18,6 +17,7 @@ from datagen.errors import BunchError, DataError, EngineError
 from datagen.questions import schema
 from datagen.zoo.lessons import WRITE_BORDERLINE, WRITE_UNSAFE
 from datagen.zoo.world import Split, World
+from tests.datagen.engines.servers import KEY, VllmServer, vllm_serve
 
 #: A server and three engines take a minute and more.
 pytestmark = pytest.mark.slow

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from servers import KEY, Stub, free_port, serving
 
 from datagen.chat import Message, user
 from datagen.config import EngineConfig
 from datagen.engines import server
 from datagen.engines.base import Engine, open_engine
 from datagen.errors import BunchError, DataError, EngineError, GoodbunchError
+from tests.datagen.engines.servers import KEY, Stub, free_port, serving
 
 ROWS = [user(f"row {i}") for i in range(60)]
 SEEDS = list(range(1000, 1060))
