@@ -96,9 +96,7 @@ def generate(
     labels = near_clusters([row.question for row in picked], near, seed) if near else None
     rows = split(config, picked, seed, counts, labels)
     _check_search_rows(folder, config, rows, counts)
-    hashes = {name: str(identity) for name, identity in identities.items()}
-    references = bunch.models() | {"generator": config.generator, "guard": config.guard.model}
-    facts = Facts(counts=dict(sorted(counts.items())), models=references, seed=seed, hashes=hashes)
+    facts = Facts(counts=dict(sorted(counts.items())), models=everyone, seed=seed, hashes=identities)
     write_data(folder, rows, question_kinds(config), facts, judged)
     write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
     say(f"rows: {len(rows)} kept in {folder}")

@@ -1,13 +1,24 @@
 """What engines share that open a model's files themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datagen.chat import Message, prompt_ids
-from datagen.checkpoints import Weights, open_weights
-from datagen.engines.base import check_fit
+from datagen.checkpoints import Weights, fingerprint, open_weights
+from datagen.engines.base import Engine, check_fit
 from datagen.errors import BunchError
+
+
+class LocalEngine(Engine):
+    """An engine that reads its models from files."""
+
+    def check(self, models: Iterable[str]) -> None:  # noqa: D102
+        for model in models:
+            open_chat(model)
+
+    def identity(self, model: str) -> str:  # noqa: D102
+        return fingerprint(model)
 
 
 def open_chat(model: str) -> tuple[Weights, PreTrainedTokenizerBase]:

@@ -1,6 +1,6 @@
 """Plain transformers, for where vLLM cannot be had: the same answers, more slowly."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,16 +8,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils.logging import disable_progress_bar
 
 from datagen.chat import Message
-from datagen.checkpoints import Checkpoint, Weights, fingerprint, iterate_tensors
+from datagen.checkpoints import Checkpoint, Weights, iterate_tensors
 from datagen.config import EngineConfig
-from datagen.engines.base import Candidates, Engine
+from datagen.engines.base import Candidates
 from datagen.engines.decoding import Listener, Sampler, decode
 from datagen.engines.grammar import Grammar, Grammars
-from datagen.engines.local import fitting_prompts, open_chat
+from datagen.engines.local import LocalEngine, fitting_prompts, open_chat
 from datagen.errors import BunchError
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(LocalEngine):
     """Generates with transformers in this process, on one GPU or the CPU.
 
     Args:
@@ -31,13 +31,6 @@ class TransformersEngine(Engine):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._stops: frozenset[int] = frozenset()
         self._grammars: Grammars | None = None
-
-    def check(self, models: Iterable[str]) -> None:  # noqa: D102
-        for model in models:
-            open_chat(model)
-
-    def identity(self, model: str) -> str:  # noqa: D102
-        return fingerprint(model)
 
     def use(self, model: str) -> None:  # noqa: D102
         weights, tokenizer = open_chat(model)

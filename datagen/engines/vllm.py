@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,18 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datagen.chat import Message
-from datagen.checkpoints import fingerprint, iterate_tensors
+from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
-from datagen.engines.base import VERDICT_CANDIDATES, Candidates, Engine
+from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
-from datagen.engines.local import fitting_prompts, open_chat
+from datagen.engines.local import LocalEngine, fitting_prompts, open_chat
 from datagen.errors import EngineError
 
 #: Keys of config.json that do not change the shape of a model.
 _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "use_cache", "torch_dtype"}
 
 
-class VllmEngine(Engine):
+class VllmEngine(LocalEngine):
     """Generates with vLLM in this process, one model at a time.
 
     Args:
@@ -39,13 +39,6 @@ class VllmEngine(Engine):
         self._shape = ""
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.starts = 0
-
-    def check(self, models: Iterable[str]) -> None:  # noqa: D102
-        for model in models:
-            open_chat(model)
-
-    def identity(self, model: str) -> str:  # noqa: D102
-        return fingerprint(model)
 
     def use(self, model: str) -> None:
         """Makes a model the one that answers; a restart happens only when the architecture changes.

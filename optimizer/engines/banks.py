@@ -25,10 +25,9 @@ def named_bank(bunch_config: str, merge_config: str) -> Bank:
 
 def bank_of(bunch: Bunch, merge: MergeConfig) -> Bank:
     """A new bank."""
-    method = METHODS[merge.method]
     return Bank(
-        method,
-        None if method.base == "unused" else bunch.base,
+        METHODS[merge.method],
+        bunch.base,
         bunch.experts,
         merge.parameters,
         dtype=getattr(torch, merge.dtype) if merge.dtype else None,

@@ -6,7 +6,7 @@ a GPU (compiled), what gradients are taken through, and what the native CPU kern
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -168,7 +168,7 @@ class WeightedSum(Kernel):
         if weights.dim() > 1:
             return False
         if self.deltas:
-            native.task_vectors(inputs.needed_base, inputs.experts, weights, out, first=first, **_PLAIN)
+            native.task_vectors(inputs.needed_base, inputs.experts, weights, out, first=first)
         else:
             divisor = float(sum_of(weights.unbind())) if self.normalize else None
             native.weighted_sum(inputs.all, weights, out, divisor)
@@ -394,22 +394,9 @@ def _fastest(formula: Callable[..., torch.Tensor], weights: torch.Tensor) -> Cal
     return compiled(formula) if weights.is_cuda and not weights.requires_grad else formula
 
 
-_PLAIN: dict[str, Any] = {
-    "dtype": torch.float32,
-    "bands": None,
-    "bits": None,
-    "rescale": None,
-    "consensus": False,
-    "normalize": False,
-    "divisor": 1.0,
-    "scale": 1.0,
-}
-
-
 def _map(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
     base = None if inputs.base is None else change(inputs.base)
-    experts = tuple(change(expert) for expert in inputs.experts)
-    return Inputs(base, experts, inputs.dtype, inputs.name, inputs.sources, inputs.seed)
+    return replace(inputs, base=base, experts=tuple(change(expert) for expert in inputs.experts))
 
 
 def _flat(inputs: Inputs) -> Inputs:

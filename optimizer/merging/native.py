@@ -89,14 +89,14 @@ def task_vectors(
     out: torch.Tensor,
     *,
     first: int,
-    dtype: torch.dtype,
-    bands: Sequence[Band] | None,
-    bits: Sequence[torch.Tensor] | None,
-    rescale: torch.Tensor | None,
-    consensus: bool,
-    normalize: bool,
-    divisor: float,
-    scale: float,
+    dtype: torch.dtype = torch.float32,
+    bands: Sequence[Band] | None = None,
+    bits: Sequence[torch.Tensor] | None = None,
+    rescale: torch.Tensor | None = None,
+    consensus: bool = False,
+    normalize: bool = False,
+    divisor: float = 1.0,
+    scale: float = 1.0,
 ) -> None:
     """`kernels.task_vectors`, written into `out`."""
     banded = (_Band * len(experts))(*(_band(band) for band in bands)) if bands else None
