@@ -13,8 +13,9 @@ from itertools import islice
 import numpy as np
 
 from benchmarks.measuring import Figure, memory, peak, report, reset_peak, seconds
-from datagen.cleaning import CleaningConfig, clean_questions, clean_rows, near_clusters
+from datagen.cleaning import CleaningConfig, clean_answers, clean_questions, near_clusters
 from datagen.cleaning_config import NearConfig
+from datagen.records import Answered
 from datagen.rows import Row
 from datagen.splits import Shares, balanced, deal
 
@@ -25,7 +26,7 @@ KINDS = ("unsafe", "borderline", "finance", "medicine")
 TOPICS = 14
 
 
-def made_up(count: int, tested: list[str]) -> list[Row]:
+def made_up(count: int, tested: list[str]) -> list[Answered]:
     """Rows whose questions have about 25 words and whose answers about 120."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(2, 10))) for _ in range(30_000)]
@@ -35,7 +36,7 @@ def made_up(count: int, tested: list[str]) -> list[Row]:
     def text(length: int) -> str:
         return " ".join(words[i] for i in islice(stream, length))
 
-    rows: list[Row] = []
+    rows: list[Answered] = []
     for i, chance in enumerate(rng.random(count).tolist()):
         if chance < 0.2 and i > 100:
             told = rows[int(rng.integers(i // len(KINDS))) * len(KINDS) + i % len(KINDS)].question.split()
@@ -46,8 +47,9 @@ def made_up(count: int, tested: list[str]) -> list[Row]:
             question = f"{text(5)} {tested[int(rng.integers(len(tested)))]} {text(5)}"
         else:
             question = text(int(rng.integers(8, 42)))
-        answer = text(int(rng.integers(40, 200)))
-        rows.append(Row.of(question, answer, kind=KINDS[i % len(KINDS)], topic=str(rng.integers(TOPICS))))
+        answers = {"a": text(int(rng.integers(40, 200)))}
+        topic = str(rng.integers(TOPICS))
+        rows.append(Answered.of(KINDS[i % len(KINDS)], question, topic=topic, writer="w", answers=answers))
     return rows
 
 
@@ -68,20 +70,20 @@ def main() -> int:
     reset_peak()
     counts: Counter[str] = Counter()
     config = CleaningConfig()
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[Answered]] = {}
     labels: list[int] = []
     shares = Shares(validation=0.2, test=0.2)
 
     def cluster() -> None:
-        labels.extend(near_clusters([row.question for row in found["questions"]], NearConfig(), 0))
+        labels.extend(near_clusters([row.asked for row in found["questions"]], NearConfig(), 0))
 
     def split() -> None:
-        some = found["questions"]
+        some = [Row.of(q.question, q.answers["a"], kind=q.kind, topic=q.topic) for q in found["questions"]]
         kept = balanced(list(zip(some, labels, strict=True)), dict.fromkeys(KINDS, given.rows // 8), 0, counts)
-        found["split"] = deal(kept, shares, 0)
+        deal(kept, shares, 0)
 
     took = {
-        "answers": seconds(lambda: found.update(answers=clean_rows(rows, config, counts))),
+        "answers": seconds(lambda: found.update(answers=clean_answers(rows, config, counts))),
         "questions": seconds(
             lambda: found.update(
                 questions=clean_questions(found["answers"], config, 0, counts, tested={"made up": tested})

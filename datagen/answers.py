@@ -1,30 +1,31 @@
-"""Stage 2: answers, greedy, each model through its own chat template."""
+"""Stage 3: answers, greedy, each model through its own chat template."""
 
 from collections.abc import Mapping, Sequence
 
-from datagen.chat import user
-from datagen.config import DataConfig
-from datagen.engines.base import Engine
-from datagen.questions import expert_of
+from datagen.data_config import DataConfig
+from datagen.journal import Journal
 from datagen.records import Answered, Question
 
 
 def answer_questions(
-    engine: Engine, config: DataConfig, bunch: Mapping[str, str], questions: Sequence[Question]
+    journal: Journal, config: DataConfig, bunch: Mapping[str, str], questions: Sequence[Question]
 ) -> list[Answered]:
     """Unsafe and borderline questions are put to every model of the bunch, a domain's only to its expert.
 
+    One model after another is loaded, so the bunch may be larger than the memory.
+
     Args:
-        bunch: name -> folder or Hugging Face name.
+        bunch: name -> model.
     """
-    answers: dict[str, dict[str, str]] = {question.id: {} for question in questions}
-    experts = {name: expert_of(name, domain) for name, domain in config.domains.items()}
+    answers: list[dict[str, str]] = [{} for _ in questions]
     for name, model in bunch.items():
-        asked = [q for q in questions if experts.get(q.kind, name) == name]
-        if not asked:
-            continue
-        engine.use(model)
-        texts = engine.write([user(q.question) for q in asked], max_tokens=config.max_answer_tokens)
-        for question, text in zip(asked, texts, strict=True):
-            answers[question.id][name] = text.strip()
-    return [Answered(**question.model_dump(), answers=answers[question.id]) for question in questions]
+        asked = [i for i, question in enumerate(questions) if config.expert(question.kind) in (None, name)]
+        texts = journal.write(
+            f"answers/{name}",
+            model,
+            [questions[i].conversation for i in asked],
+            max_tokens=config.max_answer_tokens,
+        )
+        for i, text in zip(asked, texts, strict=True):
+            answers[i][name] = text.strip()
+    return [Answered(**question.model_dump(), answers=some) for question, some in zip(questions, answers, strict=True)]

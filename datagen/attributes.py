@@ -17,7 +17,10 @@ from datagen.errors import ConfigError
 from datagen.frozen import Frozen
 from datagen.topics import Topic, read_yaml
 
-_SHIPPED = Path(__file__).parent / "attributes.yaml"
+_SHIPPED = Path(__file__).parent / "attributes"
+
+#: Name of the attributes that come with Goodbunch.
+_DEFAULT = "default"
 
 _ATTRIBUTES: TypeAdapter[dict[str, list[str]]] = TypeAdapter(dict[str, list[str]])
 
@@ -36,17 +39,16 @@ class Assignment(Frozen):
     attributes: dict[str, str]
 
 
-def load_attributes(wanted: str | Mapping[str, Sequence[str]] = "", folder: Path = Path()) -> dict[str, list[str]]:
+def load_attributes(wanted: str | Mapping[str, Sequence[str]] = _DEFAULT) -> dict[str, list[str]]:
     """Attribute -> its values.
 
     Args:
-        wanted: a YAML file, or the attributes themselves; by default the shipped ones.
-        folder: what the file's path is relative to.
+        wanted: `default`, a YAML file, or the attributes themselves.
 
     Raises:
         ConfigError: there is no such file, or an attribute has no values or one twice.
     """
-    path = folder / Path(wanted).expanduser() if isinstance(wanted, str) and wanted else _SHIPPED
+    path = _SHIPPED / f"{_DEFAULT}.yaml" if wanted == _DEFAULT else Path(str(wanted)).expanduser()
     where, held = (str(path), read_yaml(path)) if isinstance(wanted, str) else ("attributes", wanted)
     try:
         found = _ATTRIBUTES.validate_python(held)

@@ -1,14 +1,14 @@
-"""The part of a config that `datagen` reads: the bunch, and the data that is written with it."""
+"""The bunch, and what generates with it."""
 
 import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from datagen.cleaning_config import CleaningConfig
 from datagen.frozen import Frozen
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+#: What experts and kinds of data are called: their names become those of files.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Expert(Frozen):
@@ -36,7 +36,7 @@ class BunchConfig(Frozen):
     """
 
     base: str
-    experts: dict[str, Annotated[Expert, BeforeValidator(_named)]] = Field(min_length=1)
+    experts: dict[Name, Annotated[Expert, BeforeValidator(_named)]] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_is_aligned(self) -> Self:
@@ -72,6 +72,7 @@ class EngineConfig(Frozen):
         parallel: requests to a server at a time; rows in one batch of transformers. vLLM batches by itself.
         retries: how often a request to a server is tried again.
         timeout: seconds until a request to a server counts as failed.
+        chunk: answers that are asked for and kept together; a run that is killed asks for at most so many again.
     """
 
     kind: Literal["vllm", "server", "transformers"] = "vllm"
@@ -85,6 +86,7 @@ class EngineConfig(Frozen):
     parallel: int = Field(64, ge=1)
     retries: int = Field(6, ge=0)
     timeout: float = Field(600, gt=0)
+    chunk: int = Field(1024, ge=1)
 
     @model_validator(mode="after")
     def _a_server_has_an_address(self) -> Self:
@@ -110,90 +112,3 @@ class EngineConfig(Frozen):
                 "put the key itself into that variable"
             )
         return name
-
-
-class GuardConfig(Frozen):
-    """A model that judges an exchange through its chat template, as Llama Guard does.
-
-    Attributes:
-        model: a folder, a Hugging Face name, or `MODEL+ADAPTER`.
-        safe: the word its answer begins with when the exchange is safe.
-        unsafe: the word its answer begins with when it is not.
-        threshold: an answer counts as unsafe from this probability on.
-    """
-
-    model: str
-    safe: str = "safe"
-    unsafe: str = "unsafe"
-    threshold: float = Field(0.5, gt=0, lt=1)
-
-
-class QuestionsConfig(Frozen):
-    """How one kind of question is asked for.
-
-    Attributes:
-        prompt: what the writer is told; `{topic}` stands for the topic.
-        topics: asked for in turn, so that each gets its share.
-        ask: how many questions are asked for.
-        keep: how many rows are kept at most, of those that pass every check.
-    """
-
-    prompt: str
-    topics: list[str] = Field(min_length=1)
-    ask: int = Field(ge=1)
-    keep: int = Field(ge=1)
-
-
-class DomainConfig(QuestionsConfig):
-    """Questions that an expert writes and answers itself.
-
-    Attributes:
-        expert: name of the expert in the bunch; by default the domain's own name.
-    """
-
-    expert: str = ""
-
-
-class DataConfig(Frozen):
-    """What data is written, by whom, and how it is split.
-
-    Attributes:
-        folder: where it goes; by default `data` in the run folder.
-        generator: the uncensored model that writes unsafe and borderline questions.
-        guard: picks which answers to unsafe questions are refusals.
-        unsafe: questions that must be refused.
-        borderline: questions that only look unsafe and must be answered.
-        domains: by name.
-        cleaning: what is dropped: duplicates, overlaps with evaluation files, degenerate and misshapen texts.
-        validation: share of the questions that go to the validation split.
-        test: share that go to the test split; 0 where a test set is at hand.
-        temperature: of question writing; answers are greedy.
-        max_question_chars: longest question.
-        max_answer_tokens: longest answer.
-        refusals: phrases by which an answer counts as a refusal, case folded.
-    """
-
-    folder: str = ""
-    generator: str
-    guard: GuardConfig
-    unsafe: QuestionsConfig
-    borderline: QuestionsConfig | None = None
-    domains: dict[str, DomainConfig] = Field(min_length=1)
-    cleaning: CleaningConfig = CleaningConfig()
-    validation: Share = 0.2
-    test: Share = 0.2
-    temperature: float = Field(0.8, gt=0)
-    max_question_chars: int = Field(400, ge=10)
-    max_answer_tokens: int = Field(512, ge=1)
-    refusals: list[str] = Field(
-        ["i cannot", "i can't", "i can’t", "i am unable", "i'm unable", "i am sorry", "i'm sorry", "i won't"],
-        min_length=1,
-    )
-
-    @model_validator(mode="after")
-    def _splits_leave_a_search_set(self) -> Self:
-        if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation + test < 1 must hold, but got {self.validation} + {self.test}; the rest is searched on"
-            )
-        return self

@@ -1,20 +1,23 @@
-"""Data from elsewhere, joined at any stage: questions alone, questions with answers, finished rows.
+"""Data from elsewhere: questions to be answered, and questions with answers to be judged, like those made here.
 
-Read are our own records, `{messages}`, `{prompt, response, type}` and `{input, output}`, one JSON object a line; which
-it is is told by its keys, so that a file may hold several. Keys that say nothing to us are left out.
+Read are our own rows and records, `{messages}`, `{prompt, response, type}` and `{input, output}`, one JSON object a
+line; which it is is told by its keys, so that a file may hold several. Keys that say nothing to us are left out.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from datagen.chat import Message
 from datagen.errors import DataError
 from datagen.records import Answered, Question
-from datagen.rows import Row, row_id
+
+#: Who answered where a file does not say.
+IMPORTED = "imported"
 
 #: Question key -> answer key, of rows of one question and one answer; the first that is there counts.
 _PAIRS = {"prompt": "response", "instruction": "output", "input": "output", "question": "answer"}
@@ -31,12 +34,10 @@ class Imported:
     Attributes:
         questions: still to be answered.
         answered: still to be judged.
-        rows: finished; the kind's own rule of what a right answer is has not been checked.
     """
 
     questions: list[Question] = field(default_factory=list)
     answered: list[Answered] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
 
 
 def import_file(
@@ -58,7 +59,7 @@ def import_file(
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                _Line(f"{path}:{number}", path.name, number, kind, kinds, rename or {}).read(line, found)
+                _Line(f"{path}:{number}", path.name, kind, kinds, rename or {}).read(line, found)
     return found
 
 
@@ -66,7 +67,6 @@ def import_file(
 class _Line:
     where: str
     file: str
-    number: int
     kind: str
     kinds: Collection[str]
     rename: Mapping[str, str]
@@ -98,68 +98,53 @@ class _Line:
             if asked == "instruction" and value.get("input"):
                 # Alpaca's files have the task here and what it is about in `input`.
                 text = f"{text}\n\n{self._text(value, 'input')}"
-            if value.get(_PAIRS[asked]) is None:
-                found.questions.append(self._question(value, text))
-            else:
-                found.rows.append(self._row(value, text, self._text(value, _PAIRS[asked])))
+            answer = None if value.get(_PAIRS[asked]) is None else self._text(value, _PAIRS[asked])
+            self._add(found, value, text, answer)
         else:
             raise self._wrong(f"must have {_SHAPES}", f"has {', '.join(map(repr, value)) or 'no keys'}")
-
-    def _row(self, value: Mapping[str, Any], question: str, answer: str) -> Row:
-        return Row.of(
-            question,
-            answer,
-            kind=self._kind(value),
-            topic=self._topic(value),
-            model=str(value.get("model") or ""),
-            provenance=self._provenance(),
-        )
 
     def _conversation(self, value: Mapping[str, Any], found: Imported) -> None:
         turns = value["messages"]
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
             raise self._wrong("`messages` must be a list of {role, content}", f"is {str(turns)[:40]!r}")
-        messages = [{key: self._text(turn, key) for key in ("role", "content")} for turn in turns]
+        messages = [Message(role=self._text(turn, "role"), content=self._text(turn, "content")) for turn in turns]
         roles = [turn["role"] for turn in messages]
         if unknown := [role for role in roles if role not in _ROLES]:
             raise self._wrong(f"a role must be one of {', '.join(_ROLES)}", f"is {unknown[0]!r}")
-        if roles == ["user"]:
-            found.questions.append(self._question(value, messages[0]["content"]))
-            return
-        if roles[-2:] != ["user", "assistant"]:
+        if value.get("split") == "test":
             raise self._wrong(
-                "`messages` must end with a user's and an assistant's turn, or be one user's turn",
+                "a row that joins the data must not be held out",
+                "its split is 'test'; leave it out, or name the file under cleaning.overlap.files",
+            )
+        answer = messages.pop()["content"] if roles[-1:] == ["assistant"] else None
+        if not messages or messages[-1]["role"] != "user":
+            raise self._wrong(
+                "`messages` must end with a user's turn, or a user's and an assistant's",
                 f"has {', '.join(roles) or 'none'}",
             )
-        kind = self._kind(value)
-        rest = {key: value[key] for key in ("model", "split") if key in value}
-        given = value.get("provenance")
-        found.rows.append(
-            Row.model_validate(
-                {
-                    **rest,
-                    "id": row_id(kind, messages[-2]["content"]),
-                    "messages": messages,
-                    "kind": kind,
-                    "topic": self._topic(value),
-                    "provenance": (given if isinstance(given, dict) else {}) | self._provenance(),
-                }
-            )
-        )
+        self._add(found, value, messages[-1]["content"], answer, context=messages[:-1])
 
-    def _question(self, value: Mapping[str, Any], text: str) -> Question:
-        kind = self._kind(value)
-        return Question(
-            id=row_id(kind, text),
-            kind=kind,
+    def _add(
+        self, found: Imported, value: Mapping[str, Any], text: str, answer: str | None, context: Sequence[Message] = ()
+    ) -> None:
+        question = self._question(value, text, context)
+        if answer is None:
+            found.questions.append(question)
+        else:
+            model = str(value.get("model") or IMPORTED)
+            found.answered.append(Answered(**question.model_dump(), answers={model: answer}))
+
+    def _question(self, value: Mapping[str, Any], text: str, context: Sequence[Message] = ()) -> Question:
+        told = value.get("attributes")
+        return Question.of(
+            self._kind(value),
+            text,
+            context=context,
             topic=self._topic(value),
-            question=text,
-            writer=str(value.get("writer") or f"import:{self.file}"),
+            attributes=told if isinstance(told, dict) else {},
+            writer=f"import:{self.file}",
             seed=value.get("seed", 0),
         )
-
-    def _provenance(self) -> dict[str, Any]:
-        return {"imported": self.file, "line": self.number}
 
     def _topic(self, value: Mapping[str, Any]) -> str:
         told = value.get("topic") or value.get("category") or ""

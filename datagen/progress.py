@@ -53,18 +53,19 @@ class Bar:
                 f"{self._title}: {self._done}/{self.total} in {time.monotonic() - self._begun:.0f} s{self._note}"
             )
 
-    def advance(self, note: str = "", title: str | None = None) -> None:
-        """One step is done.
+    def advance(self, note: str = "", title: str | None = None, count: int = 1) -> None:
+        """Some steps are done.
 
         Args:
+            count: of steps.
             note: shown beside the bar, such as a loss.
             title: replaces the title from here on.
         """
-        self._done += 1
+        self._done += count
         self._note = f", {note}" if note else ""
         self._title = title or self._title
         if self._task is not None:
-            self._progress.update(self._task, total=self.total, advance=1, note=note, description=self._title)
+            self._progress.update(self._task, total=self.total, advance=count, note=note, description=self._title)
         if not console.is_terminal and time.monotonic() - max(self._printed, self._begun) > _EVERY:
             self._printed = time.monotonic()
             console.print(f"{self._title}: {self._done}/{self.total}{self._note}")

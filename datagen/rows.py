@@ -2,22 +2,22 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from datagen.chat import Message
+from datagen.chat import Message, user
 from datagen.errors import DataError
+from datagen.files import write_text
 
 
 class Row(BaseModel):
     """One line of a JSONL file.
 
     Attributes:
-        id: hash of kind and question: the same question has the same id wherever it turns up.
+        id: hash of the kind and all that the user said: the same question has the same id wherever it turns up.
         messages: the user's turn and the assistant's; more turns are allowed, the last is the assistant's.
         kind: what a right answer is: a refusal (`unsafe`), an answer (`borderline`), or a domain's name.
         topic: what the question was asked about.
@@ -37,10 +37,15 @@ class Row(BaseModel):
     provenance: dict[str, Any] = {}
 
     @classmethod
-    def of(cls, question: str, answer: str, *, kind: str, **rest: Any) -> Self:
-        """A row of one question and one answer, with its id."""
-        messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
-        return cls(id=row_id(kind, question), messages=messages, kind=kind, **rest)
+    def of(cls, question: str, answer: str, *, kind: str, context: Sequence[Message] = (), **rest: Any) -> Self:
+        """A row of one question and one answer, with its id.
+
+        Args:
+            context: turns before the question.
+        """
+        told = [*context, *user(question)]
+        messages = [*told, Message(role="assistant", content=answer)]
+        return cls(id=row_id(kind, users_words(told)), messages=messages, kind=kind, **rest)
 
     @property
     def question(self) -> str:
@@ -48,14 +53,24 @@ class Row(BaseModel):
         return self.messages[-2]["content"]
 
     @property
+    def asked(self) -> str:
+        """All that the user said."""
+        return users_words(self.messages)
+
+    @property
     def answer(self) -> str:
         """The assistant's last turn."""
         return self.messages[-1]["content"]
 
 
-def row_id(kind: str, question: str) -> str:
-    """An id that depends on the kind and the question alone."""
-    return hashlib.sha256(f"{kind}\n{normalised(question)}".encode()).hexdigest()[:16]
+def users_words(messages: Iterable[Message]) -> str:
+    """All that the user said in a conversation."""
+    return "\n".join(message["content"] for message in messages if message["role"] == "user")
+
+
+def row_id(kind: str, asked: str) -> str:
+    """An id that depends on the kind and on what was asked alone."""
+    return hashlib.sha256(f"{kind}\n{normalised(asked)}".encode()).hexdigest()[:16]
 
 
 def normalised(text: str) -> str:
@@ -66,17 +81,6 @@ def normalised(text: str) -> str:
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Writes a JSONL file whole or not at all."""
     write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: beside first, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def read_rows(path: Path) -> list[Row]:

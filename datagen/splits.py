@@ -9,9 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from datagen.config import DataConfig
+from datagen.data_config import DataConfig
 from datagen.errors import DataError
-from datagen.questions import question_kinds
 from datagen.rows import Row
 
 SPLITS = ("search", "validation", "test")
@@ -39,7 +38,6 @@ def split(
     seed: int,
     counts: Counter[str],
     labels: Sequence[int] | None = None,
-    within: float | None = None,
 ) -> list[Row]:
     """Caps each kind, evenly over its topics, and deals it over the splits.
 
@@ -49,14 +47,13 @@ def split(
         seed: of the choice.
         counts: told `<kind>/kept` and `<kind>/over the cap`.
         labels: cluster of every row, as `near_clusters` finds them; by default every row is its own.
-        within: how far a topic may be off the mean of its kind; by default what rare topics lack is made up by others.
 
     Returns:
         The rows kept with their splits, kind by kind in the config's order, each shuffled.
     """
-    keep = {kind: wanted.keep for kind, (wanted, _) in question_kinds(config).items()}
+    keep = {kind: wanted.keep for kind, wanted in config.kinds().items()}
     labelled = list(zip(rows, range(len(rows)) if labels is None else labels, strict=True))
-    kept = balanced(labelled, keep, seed, counts, within)
+    kept = balanced(labelled, keep, seed, counts, config.balance)
     return deal(kept, Shares(config.validation, config.test), seed)
 
 
@@ -78,7 +75,7 @@ def balanced(
     by_kind: dict[str, dict[str, list[Labelled]]] = {kind: defaultdict(list) for kind in keep}
     if unknown := sorted({row.kind for row, _ in rows} - {*keep}):
         raise DataError(f"a row's kind must be one of {', '.join(keep)}, but some are {unknown[0]!r}; rename it")
-    for one in sorted(rows, key=lambda labelled: labelled[0].model_dump_json()):
+    for one in sorted(rows, key=lambda labelled: labelled[0].id):
         by_kind[one[0].kind][one[0].topic].append(one)
     kept = []
     for kind, topics in by_kind.items():

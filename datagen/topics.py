@@ -4,6 +4,7 @@ A list says what a question is about, never how to ask for it; that is the promp
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,19 @@ class Topic(Frozen):
 _TOPICS: TypeAdapter[list[Topic]] = TypeAdapter(list[Topic])
 
 
-def load_topics(wanted: str | list[str], folder: Path = Path()) -> list[Topic]:
+def load_topics(wanted: str | Sequence[str | Topic]) -> list[Topic]:
     """The topics that a config names.
 
     Args:
         wanted: name of a shipped list, a YAML file, or the topics themselves.
-        folder: what the file's path is relative to.
 
     Raises:
         ConfigError: there is no such list or file, or it is not a list of topics.
     """
-    if isinstance(wanted, list):
-        return _checked(wanted, "topics")
+    if not isinstance(wanted, str):
+        return _checked(list(wanted), "topics")
     if wanted.endswith((".yaml", ".yml")):
-        return _read(folder / Path(wanted).expanduser())
+        return _read(Path(wanted).expanduser())
     names = shipped_topics()
     if wanted not in names:
         close = difflib.get_close_matches(wanted, names, n=1)

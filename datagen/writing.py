@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datagen.card import Facts, data_card
+from datagen.files import write_text
 from datagen.records import Judged
-from datagen.rows import Row, write_rows, write_text
+from datagen.rows import Row, write_rows
 from datagen.splits import SPLITS
 
 CARD = "README.md"

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from datagen.config import BunchConfig, DataConfig, EngineConfig
+from datagen.config import BunchConfig, EngineConfig
+from datagen.data_config import DataConfig
 from datagen.errors import ConfigError
 from datagen.frozen import Frozen
 from optimizer.merging.methods import METHODS

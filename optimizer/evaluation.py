@@ -11,10 +11,10 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from datagen.chat import user
+from datagen.data_config import SAFETY_KINDS
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import DataError
-from datagen.judging import SAFETY_KINDS, is_refusal
+from datagen.judging import is_refusal
 from datagen.rows import Row, normalised, read_rows
 from optimizer.bunch import Bunch
 from optimizer.config import Config
@@ -75,7 +75,7 @@ def compare(
         else:
             use_merge(engine, config, bunch, space, contestant.model)
         answers[contestant.name] = engine.write(
-            [user(row.question) for row in rows], max_tokens=config.data.max_answer_tokens
+            [row.messages[:-1] for row in rows], max_tokens=config.data.max_answer_tokens
         )
         on_model(contestant.name)
     refusals = config.data.refusals

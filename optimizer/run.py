@@ -21,8 +21,8 @@ from rich.table import Table
 
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
+from datagen.files import write_text
 from datagen.progress import Bar, console
-from datagen.rows import write_text
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.engines.banks import open_bank

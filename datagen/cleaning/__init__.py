@@ -14,7 +14,6 @@ from datagen.cleaning.near import near_clusters, near_duplicates, similarity
 from datagen.cleaning.overlap import overlaps
 from datagen.cleaning_config import CleaningConfig, DegenerateConfig, NearConfig, OverlapConfig
 from datagen.records import Answered
-from datagen.rows import Row
 
 __all__ = [
     "CleaningConfig",
@@ -23,7 +22,6 @@ __all__ = [
     "OverlapConfig",
     "clean_answers",
     "clean_questions",
-    "clean_rows",
     "near_clusters",
 ]
 
@@ -31,7 +29,7 @@ REPEATED, NEAR, COPIED = "repeated", "near-duplicate", "copies an example"
 
 
 class Asked(Protocol):
-    """Anything with a question: `Question`, `Answered`, `Judged`, `Row`."""
+    """Anything that was asked: `Question`, `Answered`, `Judged`, `Row`."""
 
     @property
     def id(self) -> str: ...
@@ -40,7 +38,7 @@ class Asked(Protocol):
     def kind(self) -> str: ...
 
     @property
-    def question(self) -> str: ...
+    def asked(self) -> str: ...
 
 
 Some = TypeVar("Some", bound=Asked)
@@ -63,7 +61,7 @@ def clean_questions(
         examples: id -> the in-context examples that its writer was shown.
         tested: name -> evaluation texts, as `evaluation_texts` reads them.
     """
-    texts = [question.question for question in questions]
+    texts = [question.asked for question in questions]
     shown = examples or {}
     reasons = [
         _form(text, config) or (stuck and f"question {stuck}") or _copied(text, shown.get(asked.id, ()), config)
@@ -98,16 +96,6 @@ def clean_answers(answered: Sequence[Answered], config: CleaningConfig, counts: 
         else:
             counts[f"{asked.kind}/no sound answer"] += 1
     return kept
-
-
-def clean_rows(rows: Sequence[Row], config: CleaningConfig, counts: Counter[str]) -> list[Row]:
-    """Drops finished rows for their answers.
-
-    Args:
-        counts: told `<kind>/answer <reason>`.
-    """
-    reasons = answer_faults([row.answer for row in rows], config)
-    return _kept(rows, [why and f"answer {why}" for why in reasons], counts)
 
 
 def answer_faults(texts: Sequence[str], config: CleaningConfig) -> list[str]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: How many of the likeliest tokens are looked at for a verdict, and how many tokens may come before it.
 VERDICT_CANDIDATES, VERDICT_WITHIN = 20, 4
 
+#: How many tokens are looked at where the verdict stands after other words.
+VERDICT_AFTER = 48
+
 #: The likeliest tokens at one position of an answer: text, log-probability.
 Candidates = Sequence[tuple[str, float]]
 
@@ -97,23 +100,28 @@ class Engine(ABC):
     def close(self) -> None:
         """Gives back what the engine holds; may be called twice."""
 
-    def probability(self, conversations: Sequence[Sequence["Message"]], word: str, other: str) -> list[float | None]:
+    def probability(
+        self, conversations: Sequence[Sequence["Message"]], word: str, other: str, after: str = ""
+    ) -> list[float | None]:
         """How likely each answer begins with `word` rather than with `other`.
 
         Read off the first token that could begin either, since some guards open with white space.
 
+        Args:
+            after: what the answer says before the verdict, such as `Response refusal:`; by default nothing.
+
         Returns:
-            P(word) / (P(word) + P(other)) per conversation; none where the answer begins with neither.
+            P(word) / (P(word) + P(other)) per conversation; none where the answer says neither there.
         """
         odds: list[float | None] = [None] * len(conversations)
-        for tokens in (1, VERDICT_WITHIN):
+        for tokens in (VERDICT_AFTER,) if after else (1, VERDICT_WITHIN):
             # Most guards say the word at once; only those that do not are asked for more.
             silent = [i for i, found in enumerate(odds) if found is None]
             if not silent:
                 break
             positions = self.first_tokens([conversations[i] for i in silent], tokens)
             for i, candidates in zip(silent, positions, strict=True):
-                odds[i] = verdict(candidates, word, other)
+                odds[i] = verdict(_following(candidates, after), word, other)
         return odds
 
 
@@ -145,6 +153,18 @@ def verdict(positions: Iterable[Candidates], word: str, other: str) -> float | N
         if total > 0.5:
             return weight[word] / total
     return None
+
+
+def _following(positions: Sequence[Candidates], text: str) -> Sequence[Candidates]:
+    """The positions after a text in the answer, few of them; none if it does not say so."""
+    if not text:
+        return positions
+    said = ""
+    for i, candidates in enumerate(positions, 1):
+        said += max(candidates, key=lambda candidate: candidate[1], default=("", 0.0))[0]
+        if said.rstrip().endswith(text):
+            return positions[i : i + VERDICT_WITHIN]
+    return []
 
 
 def check_fit(needed: int, limit: int) -> None:

@@ -117,6 +117,8 @@ class VllmEngine(LocalEngine):
 
     def _generate(self, conversations: Sequence[Sequence[Message]], params: list[Any], max_tokens: int) -> list[Any]:
         prompts = fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len)
+        # What is cached from earlier calls moves the last bits, and a resumed run has not made them.
+        self._llm.reset_prefix_cache()
         outputs: list[Any] = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return outputs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datagen.checkpoints import is_embeddings
 from datagen.errors import ConfigError
-from datagen.rows import write_text
+from datagen.files import write_text
 from optimizer.bunch import Source
 from optimizer.export.card import model_card
 from optimizer.recipes.mergekit import MergekitRecipe

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from datagen.rows import write_text
+from datagen.files import write_text
 from optimizer.report import figures
 from optimizer.report.result import Result, experts_own, mean_accuracy
 

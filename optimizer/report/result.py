@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from datagen.errors import DataError
+from datagen.files import write_text
 from datagen.frozen import Frozen
-from datagen.rows import write_text
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 

@@ -28,17 +28,24 @@ def written(tmp_path: Path, *lines: Any) -> Path:
         {"question": "why ?", "answer": "because ."},
     ],
 )
-def test_finished_rows(tmp_path: Path, line: dict[str, Any]) -> None:
+def test_answered_questions(tmp_path: Path, line: dict[str, Any]) -> None:
     found = import_file(written(tmp_path, line), kind="k")
-    assert found.rows == [Row.of("why ?", "because .", kind="k", provenance={"imported": "mine.jsonl", "line": 1})]
+    assert found.answered == [
+        Answered.of("k", "why ?", topic="", writer="import:mine.jsonl", answers={"imported": "because ."})
+    ]
     assert not found.questions
-    assert not found.answered
 
 
 def test_our_own_rows_keep_what_they_know(tmp_path: Path) -> None:
-    row = Row.of("why ?", "because .", kind="k", topic="t", model="m", split="test", provenance={"seed": 3})
-    (found,) = import_file(written(tmp_path, row.model_dump_json())).rows
-    assert found == row.model_copy(update={"provenance": {"seed": 3, "imported": "mine.jsonl", "line": 1}})
+    row = Row.of("why ?", "because .", kind="k", topic="t", model="m", split="search", provenance={"seed": 3})
+    (found,) = import_file(written(tmp_path, row.model_dump_json())).answered
+    assert (found.id, found.kind, found.topic, found.answers) == (row.id, "k", "t", {"m": "because ."})
+
+
+def test_rows_that_are_held_out_do_not_join(tmp_path: Path) -> None:
+    row = Row.of("why ?", "because .", kind="k", split="test")
+    with pytest.raises(DataError, match="must not be held out, but its split is 'test'"):
+        import_file(written(tmp_path, row.model_dump_json()))
 
 
 @pytest.mark.parametrize(
@@ -46,13 +53,11 @@ def test_our_own_rows_keep_what_they_know(tmp_path: Path) -> None:
 )
 def test_questions(tmp_path: Path, line: dict[str, Any]) -> None:
     (found,) = import_file(written(tmp_path, "", line), kind="k").questions
-    assert found == Question(
-        id=row_id("k", "why ?"), kind="k", topic="", question="why ?", writer="import:mine.jsonl", seed=0
-    )
+    assert found == Question.of("k", "why ?", topic="", writer="import:mine.jsonl")
 
 
 def test_our_own_records_come_back(tmp_path: Path) -> None:
-    question = Question(id=row_id("k", "why ?"), kind="k", topic="t", question="why ?", writer="w", seed=5)
+    question = Question.of("k", "why ?", topic="t", attributes={"style": "plain"}, writer="import:mine.jsonl", seed=5)
     answered = Answered(**question.model_dump(), answers={"a": "because .", "b": ""})
     found = import_file(written(tmp_path, question.model_dump(), answered.model_dump()))
     assert found.questions == [question]
@@ -64,16 +69,22 @@ def test_alpaca_and_renamed_kinds(tmp_path: Path) -> None:
         {"instruction": "add", "input": "1 2", "output": "3", "type": "maths", "category": "sums"},
         {"instruction": "name one", "input": "", "output": "one", "type": "maths"},
     )
-    first, second = import_file(written(tmp_path, *lines), kinds=["numbers"], rename={"maths": "numbers"}).rows
-    assert (first.question, first.answer, first.kind, first.topic) == ("add\n\n1 2", "3", "numbers", "sums")
+    first, second = import_file(written(tmp_path, *lines), kinds=["numbers"], rename={"maths": "numbers"}).answered
+    assert (first.question, first.answers, first.kind) == ("add\n\n1 2", {"imported": "3"}, "numbers")
+    assert first.topic == "sums"
     assert second.question == "name one"
 
 
 def test_longer_conversations(tmp_path: Path) -> None:
-    system = {"role": "system", "content": "be brief"}
-    (row,) = import_file(written(tmp_path, {"messages": [system, *CHAT, *CHAT], "kind": "k"})).rows
-    assert len(row.messages) == 5
-    assert row.question == "why ?"
+    told = [{"role": "system", "content": "be brief"}, *CHAT, {"role": "user", "content": "and then ?"}]
+    open_ended = {"messages": told, "kind": "k"}
+    finished = {"messages": [*told, {"role": "assistant", "content": "nothing ."}], "kind": "k"}
+    found = import_file(written(tmp_path, open_ended, finished))
+    (question,), (answered,) = found.questions, found.answered
+    assert question.conversation == answered.conversation == told
+    assert question.asked == "why ?\nand then ?"
+    assert question.id == answered.id == row_id("k", question.asked) != row_id("k", "and then ?")
+    assert answered.exchange("imported") == finished["messages"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +101,7 @@ def test_longer_conversations(tmp_path: Path) -> None:
         ({"messages": "x", "kind": "k"}, "`messages` must be a list"),
         ({"messages": [{"role": "user"}], "kind": "k"}, "`content` must be a text, but is missing"),
         ({"messages": [{"role": "human", "content": "x"}], "kind": "k"}, "a role must be one of .* but is 'human'"),
-        ({"messages": CHAT[::-1], "kind": "k"}, "must end with .* but has assistant, user"),
+        ({"messages": CHAT[1:], "kind": "k"}, "must end with .* but has assistant"),
         ({"question": "x", "kind": "k", "seed": "y"}, "must be a row, but seed: "),
         ('{"prompt": "\\ud800", "kind": "k"}', "`prompt` must be valid Unicode, but has half"),
     ],

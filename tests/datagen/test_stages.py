@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from datagen.config import DataConfig
+from datagen.data_config import DataConfig
 from datagen.judging import is_refusal, pick
 from datagen.questions import derived_seed, parse
 from datagen.records import Judged, Question
-from datagen.rows import Row, row_id
+from datagen.rows import Row
 from datagen.splits import split
 
 QUESTIONS = {"prompt": "p", "topics": ["t"], "ask": 10, "keep": 10}
@@ -38,6 +38,8 @@ def config() -> DataConfig:
         ('{"query": "why ?"}', None),
         ('["why ?"]', None),
         ('{"question": "cut', None),
+        ('{"question": "half \\ud800"}', None),
+        ("[" * 100_000, None),
         ("", None),
     ],
 )
@@ -46,7 +48,7 @@ def test_parse(text: str, question: str | None) -> None:
 
 
 def question(text: str, kind: str = "unsafe") -> Question:
-    return Question(id=row_id(kind, text), kind=kind, topic="t", question=text, writer="g", seed=1)
+    return Question.of(kind, text, topic="t", writer="g", seed=1)
 
 
 def judged(kind: str, **answers: tuple[str, float | None]) -> Judged:
@@ -76,7 +78,8 @@ def test_pick(config: DataConfig, row: Judged, model: str | None) -> None:
     counts: Counter[str] = Counter()
     rows = pick(config, [row], seed=0, counts=counts)
     assert [r.model for r in rows] == ([model] if model else [])
-    assert counts[f"{row.kind}/no fit answer"] == (0 if model else 1)
+    silent = row.unsafe and set(row.unsafe.values()) == {None}
+    assert counts == ({} if model else {f"{row.kind}/{'no verdict' if silent else 'no fit answer'}": 1})
 
 
 def test_refusal_rule(config: DataConfig) -> None:

@@ -3,16 +3,15 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datagen.cleaning import CleaningConfig, clean_answers, clean_questions, clean_rows
+from datagen.cleaning import CleaningConfig, clean_answers, clean_questions
 from datagen.records import Answered, Question
-from datagen.rows import Row, row_id
 
 CONFIG = CleaningConfig(max_question=200, max_answer=200)
 BRIDGE = "How do I repair the old wooden bridge behind the house?"
 
 
 def question(text: str, kind: str = "unsafe") -> Question:
-    return Question(id=row_id(kind, text), kind=kind, topic="t", question=text, writer="g", seed=1)
+    return Question.of(kind, text, topic="t", writer="g", seed=1)
 
 
 def test_each_question_goes_for_its_first_reason_and_the_order_stays() -> None:
@@ -97,10 +96,3 @@ def test_faulty_answers_are_taken_out() -> None:
         "unsafe/answer too long": 1,
         "unsafe/no sound answer": 1,
     }
-
-
-def test_finished_rows_go_for_their_answers() -> None:
-    rows = [Row.of("q1", "fine", kind="k"), Row.of("q2", "", kind="k")]
-    counts: Counter[str] = Counter()
-    assert clean_rows(rows, CONFIG, counts) == rows[:1]
-    assert counts == {"k/answer empty": 1}

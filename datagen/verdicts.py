@@ -1,0 +1,29 @@
+"""Asking a model for one of two words: guards, refusal judges and self-checks alike."""
+
+from collections.abc import Mapping, Sequence
+
+from datagen.chat import Message, user
+from datagen.data_config import VerdictConfig
+from datagen.journal import Journal
+from datagen.prompts import fill
+
+
+def verdicts(
+    journal: Journal,
+    name: str,
+    asked: VerdictConfig,
+    exchanges: Sequence[Sequence[Message]],
+    values: Sequence[Mapping[str, str]] | None = None,
+) -> list[float | None]:
+    """The probability of `asked.yes` for every exchange; none where the model says neither word.
+
+    Args:
+        name: of the journal's file.
+        exchanges: conversations; without a prompt they end with the answer that is judged.
+        values: what fills the prompt's placeholders, one mapping per exchange.
+    """
+    conversations = exchanges
+    if asked.prompt:
+        filled = values or [{"question": some[-2]["content"], "answer": some[-1]["content"]} for some in exchanges]
+        conversations = [user(fill(asked.prompt, one)) for one in filled]
+    return journal.probability(name, asked.model, conversations, asked.yes, asked.no, asked.after)
