@@ -27,5 +27,6 @@ def answer_questions(
             max_tokens=config.max_answer_tokens,
         )
         for i, text in zip(asked, texts, strict=True):
-            answers[i][name] = text.strip()
+            # Half of a surrogate pair, which a server may send, could neither be judged nor be written.
+            answers[i][name] = text.encode("utf-8", "replace").decode().strip()
     return [Answered(**question.model_dump(), answers=some) for question, some in zip(questions, answers, strict=True)]

@@ -33,10 +33,15 @@ class BunchConfig(Frozen):
     Attributes:
         base: what task vectors are taken against; named as an expert's model is.
         experts: by name; a plain string is short for `{model: ...}`.
+        tokenizer: name of the source whose tokenizer and chat template all are asked with, and the merged model gets.
+            By default each has its own, all must agree, and the merged model gets the aligned one's.
+        accept: keys of config.json in which sources may differ; the base's values hold for the merged model.
     """
 
     base: str
     experts: dict[Name, Annotated[Expert, BeforeValidator(_named)]] = Field(min_length=1)
+    tokenizer: str = ""
+    accept: list[Literal["hidden_act", "rms_norm_eps", "rope_theta"]] = []
 
     @model_validator(mode="after")
     def _one_is_aligned(self) -> Self:
@@ -47,6 +52,14 @@ class BunchConfig(Frozen):
             raise ValueError("no expert may be named `base`; that is what the base model is called in every table")
         return self
 
+    @model_validator(mode="after")
+    def _tokenizer_is_a_sources(self) -> Self:
+        if self.tokenizer and self.tokenizer not in self.models():
+            raise ValueError(
+                f"bunch.tokenizer must name a source, but {self.tokenizer!r} is not among {', '.join(self.models())}"
+            )
+        return self
+
     @property
     def aligned(self) -> str:
         """Name of the aligned expert."""
@@ -55,6 +68,21 @@ class BunchConfig(Frozen):
     def models(self) -> dict[str, str]:
         """Name -> reference of every source, base first."""
         return {"base": self.base} | {name: expert.model for name, expert in self.experts.items()}
+
+    def answering(self) -> dict[str, str]:
+        """Name -> reference of every source that is asked; the base only if no expert is the same model."""
+        experts = {expert.model for expert in self.experts.values()}
+        return {name: model for name, model in self.models().items() if name != "base" or model not in experts}
+
+    @property
+    def chat(self) -> str:
+        """Name of the source whose tokenizer and chat template the merged model gets."""
+        return self.tokenizer or self.aligned
+
+    def tokenizers(self) -> dict[str, str]:
+        """Source -> the model whose tokenizer it is asked with; empty where each has its own."""
+        models = self.models()
+        return dict.fromkeys(models.values(), models[self.tokenizer]) if self.tokenizer else {}
 
 
 class EngineConfig(Frozen):

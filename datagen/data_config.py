@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from datagen.cleaning_config import CleaningConfig
 from datagen.config import Name
@@ -24,38 +24,47 @@ class VerdictConfig(Frozen):
         prompt: what it is asked, with `{question}` and `{answer}`; by default it is shown the exchange itself through
             its chat template, as Llama Guard is.
         after: what its answer says before the word, such as WildGuard's `Harmful response:`; by default nothing.
-        yes: the word that is looked for.
-        no: its opposite.
-        threshold: from this probability of `yes` on, it counts.
+        word: what is looked for.
+        other: its opposite.
+        threshold: from this probability of `word` on, it counts.
     """
 
     model: str
     prompt: str = ""
     after: str = ""
-    yes: str = Field("yes", min_length=1)
-    no: str = Field("no", min_length=1)
+    word: str = Field("yes", min_length=1)
+    other: str = Field("no", min_length=1)
     threshold: float = Field(0.5, gt=0, lt=1)
+
+    @field_validator("word", "other", mode="before")
+    @classmethod
+    def _is_quoted(cls, word: object) -> object:
+        if isinstance(word, bool):
+            raise ValueError("word and other must be texts, but YAML reads yes and no as true and false; quote them")
+        return word
 
     @model_validator(mode="after")
     def _words_differ(self) -> Self:
-        if self.yes.startswith(self.no) or self.no.startswith(self.yes):
-            raise ValueError(f"yes and no must begin differently, but are {self.yes!r} and {self.no!r}; change one")
+        if self.word.startswith(self.other) or self.other.startswith(self.word):
+            raise ValueError(
+                f"word and other must begin differently, but are {self.word!r} and {self.other!r}; change one"
+            )
         return self
 
 
 class GuardConfig(VerdictConfig):
-    """A guard model: `yes` is its word for an unsafe exchange, `no` for a safe one.
+    """A guard model: `word` is what it calls an unsafe exchange, `other` a safe one.
 
     Llama Guard 2 to 4 need no more than `model`. ShieldGemma says `Yes` and `No`. WildGuard's own form goes into
     `prompt`, and `after` says which of its three verdicts is meant.
     """
 
-    yes: str = Field("unsafe", min_length=1)
-    no: str = Field("safe", min_length=1)
+    word: str = Field("unsafe", min_length=1)
+    other: str = Field("safe", min_length=1)
 
 
 class RefusalConfig(VerdictConfig):
-    """A model that tells refusals from answers: `yes` is its word for a refusal.
+    """A model that tells refusals from answers: `word` is what it says of a refusal.
 
     Attributes:
         model: by default the guard.

@@ -1,13 +1,13 @@
 """What an engine said, kept as it says it: a run that was killed asks only what it had not been told.
 
-One file per stage and model. Every line holds the hash of all that its answer depends on, so whatever changes, in a
-config or in a stage before, exactly the answers that depend on it are asked for again.
+One file per stage and model. Every line is found by the hash of all that its answer depends on, so whatever changes, in
+a config or in a stage before, exactly the answers that depend on it are asked for again.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,16 +62,16 @@ class Journal:
             for i, conversation in enumerate(conversations)
         ]
 
-        def ask(start: int, end: int) -> list[str]:
+        def ask(some: Sequence[int]) -> list[str]:
             return self._engine.write(
-                conversations[start:end],
+                [conversations[i] for i in some],
                 max_tokens=max_tokens,
                 temperature=temperature,
-                seeds=seeds[start:end] if seeds else None,
+                seeds=[seeds[i] for i in some] if seeds else None,
                 schema=schema,
             )
 
-        return self._resumed(name, model, conversations, keys, ask)
+        return self._said(name, model, conversations, keys, ask)
 
     def probability(
         self, name: str, model: str, conversations: Sequence[Sequence[Message]], word: str, other: str, after: str = ""
@@ -79,67 +79,88 @@ class Journal:
         """How likely a model says one word rather than another, as `Engine.probability` gives it."""
         keys = [self._key(model, conversation, [word, other, after], None) for conversation in conversations]
 
-        def ask(start: int, end: int) -> list[float | None]:
-            return self._engine.probability(conversations[start:end], word, other, after)
+        def ask(some: Sequence[int]) -> list[float | None]:
+            return self._engine.probability([conversations[i] for i in some], word, other, after)
 
-        return self._resumed(name, model, conversations, keys, ask)
+        return self._said(name, model, conversations, keys, ask)
 
     def _key(self, model: str, conversation: Sequence[Message], settings: Any, seed: int | None) -> str:
         decided = [self.identity(model), self._drawing, list(conversation), settings, seed]
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:24]
 
-    def _resumed(
+    def _said(
         self,
         name: str,
         model: str,
         conversations: Sequence[Sequence[Message]],
         keys: Sequence[str],
-        ask: Callable[[int, int], list[Said]],
+        ask: Callable[[Sequence[int]], list[Said]],
     ) -> list[Said]:
-        """What is known, then the rest chunk by chunk."""
+        """What is known and what is not, the latter asked for chunk by chunk, equal ones once."""
         path = self.folder / f"{name}.jsonl"
-        known, size = self._known(path, keys)
-        if len(known) == len(keys):
-            return known
-        self._engine.use(model)
-        with named_on_failure(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file, Bar(name, len(keys)) as bar:
-                file.truncate(size)
-                bar.advance(count=len(known))
-                for start in range(len(known), len(keys), self._chunk):
-                    end = min(start + self._chunk, len(keys))
-                    said = ask(start, end)
-                    lines = [
-                        {"key": key, "asked": conversation[-1]["content"], "said": one}
-                        for key, conversation, one in zip(keys[start:end], conversations[start:end], said, strict=True)
-                    ]
-                    file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                    known += said
-                    bar.advance(count=end - start)
-        return known
+        known, size = _known(path)
+        missing: dict[str, int] = {}
+        for i, key in enumerate(keys):
+            if key not in known:
+                missing.setdefault(key, i)
+        if missing:
+            self._engine.use(model)
+            with Bar(name, len(missing)) as bar:
+                places = list(missing.values())
+                for start in range(0, len(places), self._chunk):
+                    some = places[start : start + self._chunk]
+                    said = dict(zip((keys[i] for i in some), ask(some), strict=True))
+                    asked = (conversations[i][-1]["content"] for i in some)
+                    size = _append(path, size, zip(said, asked, said.values(), strict=True))
+                    known |= said
+                    bar.advance(count=len(some))
+        return [known[key] for key in keys]
 
-    def _known(self, path: Path, keys: Sequence[str]) -> tuple[list[Any], int]:
-        """Answers to the first questions that are there and still hold, and the bytes that they take.
 
-        Only whole chunks count, so that what is asked beside what does not depend on where a run was killed: on some
-        machines the company of a prompt moves the last bits of its probabilities.
-        """
+def _append(path: Path, size: int, told: Iterable[tuple[str, str, Any]]) -> int:
+    """Writes a chunk behind what holds of a file, and says how long that is then.
+
+    Args:
+        size: of what holds, in bytes; the rest goes.
+        told: keys, what was asked, and what was said.
+    """
+    lines = [{"key": key, "asked": asked, "said": said, "more": True} for key, asked, said in told]
+    lines[-1]["more"] = False
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with named_on_failure(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.truncate(size)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    return size + len(data)
+
+
+def _known(path: Path) -> tuple[dict[str, Any], int]:
+    """Key -> answer of all whole chunks of a file, and the bytes that they take.
+
+    A chunk that was cut short is asked for again as a whole, so that what is asked beside what does not depend on where
+    a run was killed: on some machines the company of a prompt moves the last bits of its probabilities.
+    """
+    known: dict[str, Any] = {}
+    chunk: dict[str, Any] = {}
+    size = read = 0
+    with named_on_failure(path):
         if not path.is_file():
-            return [], 0
-        said: list[Any] = []
-        ends = [0]
+            return {}, 0
         with path.open("rb") as file:
-            for key, line in zip(keys, file, strict=False):
+            for line in file:
                 try:
                     told = json.loads(line)
-                    if told["key"] != key or not line.endswith(b"\n"):
-                        break
-                    said.append(told["said"])
+                    chunk[told["key"]] = told["said"]
+                    more = told["more"]
                 except (ValueError, KeyError, TypeError):
                     break
-                ends.append(ends[-1] + len(line))
-        count = len(said) if len(said) == len(keys) else len(said) - len(said) % self._chunk
-        return said[:count], ends[count]
+                read += len(line)
+                if not line.endswith(b"\n"):
+                    break
+                if not more:
+                    known |= chunk
+                    chunk, size = {}, read
+    return known, size

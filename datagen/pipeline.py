@@ -25,6 +25,7 @@ from datagen.importing import Imported, import_file
 from datagen.journal import Journal
 from datagen.judging import judge, pick, second_opinion
 from datagen.progress import console
+from datagen.prompts import check_prompt
 from datagen.questions import Brief, Written, open_briefs, write_questions
 from datagen.records import Answered, Judged, Question
 from datagen.rows import Row
@@ -53,6 +54,9 @@ def open_inputs(bunch: BunchConfig, config: DataConfig, seed: int) -> Inputs:
                 f"data.domains.{kind}: its expert must be in the bunch, but {config.expert(kind)!r} is not among "
                 f"{', '.join(bunch.experts)}; set data.domains.{kind}.expert"
             )
+    for role, asked in (("guard", config.guard), ("refusal", config.refusal), ("judge", config.judge)):
+        if asked is not None and asked.prompt:
+            check_prompt(f"data.{role}", asked.prompt, ["question", "answer"], "answer")
     imported = Imported()
     for one in config.imports:
         found = import_file(Path(one.file), one.kind, config.kinds(), one.rename)
@@ -86,20 +90,21 @@ def generate(
     inputs = open_inputs(bunch, config, seed)
     models = bunch.models() | config.models()
     counts: Counter[str] = Counter()
-    with open_engine(engine) as opened:
+    with open_engine(engine, bunch.tokenizers()) as opened:
         opened.check(models.values())
         journal = Journal(opened, folder / "stages", engine.chunk, f"{engine.kind} {engine.dtype}")
         written = write_questions(journal, inputs.briefs, models, config, seed, counts)
         say(f"questions: {len(written.questions)} written")
         asked = _asked(journal, inputs, written, models, config, seed, counts)
         say(f"check and clean: {len(asked)} left")
-        answered = answer_questions(journal, config, bunch.models(), [q for q in asked if not isinstance(q, Answered)])
+        answered = answer_questions(journal, config, bunch.answering(), [q for q in asked if not isinstance(q, Answered)])
         answered = [*(q for q in asked if isinstance(q, Answered)), *answered]
-        say(f"answers: {sum(len(a.answers) for a in answered)} from {len(bunch.models())} models")
+        say(f"answers: {sum(len(a.answers) for a in answered)} from {len(bunch.answering())} models")
         judged = judge(journal, config, clean_answers(answered, config.cleaning, counts))
         say(f"verdicts: {sum(len(j.unsafe) for j in judged)} exchanges judged")
         rows = second_opinion(journal, config, _picked(config, judged, seed, counts))
-        hashes = {name: journal.identity(model) for name, model in models.items()}
+        # A server tells no fingerprint of its models, and where it stands is no one else's concern.
+        hashes = {name: journal.identity(model) for name, model in models.items() if engine.kind != "server"}
     _check_search_rows(folder, config, rows, counts)
     hashes["evaluation data"] = hashlib.sha256(json.dumps(inputs.tested).encode()).hexdigest()[:16]
     facts = Facts(counts=dict(sorted(counts.items())), models=models, seed=seed, hashes=hashes)

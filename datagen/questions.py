@@ -18,9 +18,12 @@ from datagen.data_config import DataConfig, QuestionsConfig
 from datagen.errors import ConfigError
 from datagen.importing import import_file
 from datagen.journal import Journal
-from datagen.prompts import fill, placeholders
+from datagen.prompts import check_prompt, fill, placeholders
 from datagen.records import Question
 from datagen.topics import load_topics
+
+#: What prompts may name besides attributes.
+_OWN = ("topic", "about", "examples", "question")
 
 #: Tokens per character are at most one; the rest is for the JSON around the question.
 JSON_OVERHEAD = 24
@@ -66,16 +69,18 @@ def _brief(kind: str, wanted: QuestionsConfig, config: DataConfig, seed: int) ->
     where = f"data.{kind}" if kind not in config.domains else f"data.domains.{kind}"
     topics = load_topics(wanted.topics)
     attributes = load_attributes(wanted.attributes) if wanted.attributes else {}
-    asked = placeholders(wanted.prompt) | (placeholders(wanted.check.prompt) if wanted.check is not None else set())
+    if odd := sorted(name for name in attributes if name in _OWN or not placeholders(f"{{{name}}}")):
+        raise ConfigError(
+            f"{where}: an attribute's name must be small letters, digits and _, and none of {', '.join(_OWN)}, but one "
+            f"is {odd[0]!r}; rename it"
+        )
     if unused := sorted({*attributes} - placeholders(wanted.prompt)):
         raise ConfigError(
             f"{where}: a prompt must name every attribute, but has no {{{unused[0]}}}; add it, or drop the attribute"
         )
-    if unknown := sorted(asked - {"topic", "about", "examples", "question", *attributes}):
-        raise ConfigError(
-            f"{where}: a prompt may name topic, about, examples (of its check: question) and its attributes "
-            f"({', '.join(attributes) or 'none'}), but names {{{unknown[0]}}}; correct it"
-        )
+    check_prompt(where, wanted.prompt, ["topic", "about", "examples", *attributes])
+    if wanted.check is not None:
+        check_prompt(f"{where}.check", wanted.check.prompt, ["question", "topic", "about", *attributes], "question")
     examples = _examples(Path(wanted.examples), kind) if wanted.examples else []
     if examples and len(examples) < wanted.shots:
         raise ConfigError(

@@ -15,7 +15,7 @@ def verdicts(
     exchanges: Sequence[Sequence[Message]],
     values: Sequence[Mapping[str, str]] | None = None,
 ) -> list[float | None]:
-    """The probability of `asked.yes` for every exchange; none where the model says neither word.
+    """The probability of `asked.word` for every exchange; none where the model says neither word.
 
     Args:
         name: of the journal's file.
@@ -24,6 +24,13 @@ def verdicts(
     """
     conversations = exchanges
     if asked.prompt:
-        filled = values or [{"question": some[-2]["content"], "answer": some[-1]["content"]} for some in exchanges]
+        filled = values or [{"question": _told(some[:-1]), "answer": some[-1]["content"]} for some in exchanges]
         conversations = [user(fill(asked.prompt, one)) for one in filled]
-    return journal.probability(name, asked.model, conversations, asked.yes, asked.no, asked.after)
+    return journal.probability(name, asked.model, conversations, asked.word, asked.other, asked.after.strip())
+
+
+def _told(turns: Sequence[Message]) -> str:
+    """What an answer followed: the question, or all turns by who said them."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)

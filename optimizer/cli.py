@@ -52,7 +52,7 @@ def demo(
     config = load_config(DEMO_CONFIG, [f"run={out}", f"seed={seed}", f"search.seed={seed}"])
     begun = time.monotonic()
     seconds: dict[str, float] = {}
-    console.print("1/3 the zoo: training seven tiny models, once")
+    console.print("1/3 the zoo: training eight tiny models, once")
     zoo(Path(out) / "zoo", seed, recipe)
     seconds["zoo"] = time.monotonic() - begun
     console.print("2/3 the data: questions, answers and verdicts from these models, through vLLM")
@@ -80,14 +80,36 @@ def zoo(
 
 
 @app.command()
-def datagen(config: ConfigPath, overrides: Overrides = None, out: Out = None) -> None:
+def datagen(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="[KIND=]FILE", help="JSONL of rows to join the data; again for more files."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print rows, tokens, memory and time; run nothing.")
+    ] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this device, H200 or 4xA100-80GB.")] = None,
+) -> None:
     """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.
 
-    Example: goodbunch datagen configs/demo.yaml data.unsafe.ask=1000
+    Example: goodbunch datagen configs/demo.yaml data.unsafe.ask=1000 --import more.jsonl --import unsafe=mine.jsonl
+
+    Example: goodbunch datagen configs/papers/one-bad-model-bio.yaml --dry-run --gpu H200
     """
     from optimizer.loading import load_config
 
-    _datagen(load_config(config, _with_out(overrides, out)))
+    if gpu is not None and not dry_run:
+        raise ConfigError(
+            "--gpu must come with --dry-run, but comes alone; a run takes the device at hand, leave it out"
+        )
+    loaded = _with_imports(load_config(config, _with_out(overrides, out)), imports or [])
+    if dry_run:
+        _plan_datagen(loaded, gpu)
+    else:
+        _datagen(loaded)
 
 
 @app.command()
@@ -193,6 +215,42 @@ def _datagen(config: "Config") -> None:
 
     open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
     generate(config.bunch, config.data, config.engine, config.data_folder, config.seed)
+
+
+def _plan_datagen(config: "Config", gpu: str | None) -> None:
+    from datagen.pipeline import open_inputs
+    from datagen.planning.hardware import find_machine, machine_at_hand
+    from datagen.planning.plan import plan, show
+    from datagen.planning.sizes import size_of
+
+    machine = None if gpu is None else find_machine(gpu)
+    inputs = open_inputs(config.bunch, config.data, config.seed)
+    if config.engine.kind == "server":
+        show(plan(config.bunch, config.data, config.engine, inputs, {}, None))
+        return
+    models = (config.bunch.models() | config.data.models()).values()
+    sizes = {model: size_of(model) for model in dict.fromkeys(models)}
+    show(plan(config.bunch, config.data, config.engine, inputs, sizes, machine or machine_at_hand()))
+
+
+def _with_imports(config: "Config", told: list[str]) -> "Config":
+    """A config that also imports files, told as `FILE` or `KIND=FILE`, which are read here for mistakes in them."""
+    from datagen.data_config import ImportConfig
+    from datagen.importing import import_file
+
+    kinds = config.data.kinds()
+    imports = list(config.data.imports)
+    for one in told:
+        kind, _, file = one.partition("=")
+        if file and kind not in kinds and not Path(one).exists() and Path(file).exists():
+            raise ConfigError(
+                f"--import {one}: a kind must be one of {', '.join(kinds)}, but is {kind!r}; correct it, or name the "
+                f"file alone"
+            )
+        # A path may have an = of its own.
+        imports.append(ImportConfig(file=file, kind=kind) if file and kind in kinds else ImportConfig(file=one))
+        import_file(Path(imports[-1].file), imports[-1].kind, kinds)
+    return config.model_copy(update={"data": config.data.model_copy(update={"imports": imports})})
 
 
 def _search(config: "Config", seconds: dict[str, float] | None = None) -> None:

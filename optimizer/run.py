@@ -106,7 +106,7 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         recipe = recipe_of(config, space, winner.coefficients)
         if not is_exported(recipe, merged):
             write_merge(recipe, merged, force=True)
-    with _timed(clock, "compare"), VllmEngine(config.engine) as engine:
+    with _timed(clock, "compare"), VllmEngine(config.engine, config.bunch.tokenizers()) as engine:
         contestants = _contestants(bunch, found, merged)
         with Bar("comparing on the test split", len(contestants)) as bar:
             rows, samples = compare(engine, bunch, space, contestants, tests, config, bar.advance)
@@ -143,7 +143,7 @@ def recipe_of(config: Config, space: Space, coefficients: Coefficients) -> Group
         method=METHODS[config.merge.method],
         models=config.bunch.models(),
         base="base",
-        tokenizer=config.bunch.aligned,
+        tokenizer=config.bunch.chat,
         dtype=config.merge.dtype,
         out_dtype=str(open_bank(config.bunch, config.merge).model_dtype).removeprefix("torch."),
         seed=config.merge.seed,

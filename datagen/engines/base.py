@@ -125,8 +125,13 @@ class Engine(ABC):
         return odds
 
 
-def open_engine(config: EngineConfig) -> Engine:
-    """The engine that a config asks for; nothing is started or reached before it is used."""
+def open_engine(config: EngineConfig, tokenizers: Mapping[str, str] | None = None) -> Engine:
+    """The engine that a config asks for; nothing is started or reached before it is used.
+
+    Args:
+        tokenizers: model -> the one whose tokenizer and chat template it is asked with; by default its own. A server
+            has its own mind about this.
+    """
     if config.kind == "server":
         from datagen.engines.server import ServerEngine
 
@@ -134,10 +139,10 @@ def open_engine(config: EngineConfig) -> Engine:
     if config.kind == "transformers":
         from datagen.engines.transformers_engine import TransformersEngine
 
-        return TransformersEngine(config)
+        return TransformersEngine(config, tokenizers)
     from datagen.engines.vllm import VllmEngine
 
-    return VllmEngine(config)
+    return VllmEngine(config, tokenizers)
 
 
 def verdict(positions: Iterable[Candidates], word: str, other: str) -> float | None:

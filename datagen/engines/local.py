@@ -1,36 +1,57 @@
 """What engines share that open a model's files themselves."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datagen.chat import Message, prompt_ids
 from datagen.checkpoints import Weights, fingerprint, open_weights
+from datagen.config import EngineConfig
 from datagen.engines.base import Engine, check_fit
 from datagen.errors import BunchError
 
 
 class LocalEngine(Engine):
-    """An engine that reads its models from files."""
+    """An engine that reads its models from files.
+
+    Args:
+        settings: how it is started.
+        tokenizers: model -> the one whose tokenizer and chat template it is asked with; by default its own.
+    """
+
+    def __init__(self, settings: EngineConfig, tokenizers: Mapping[str, str] | None = None) -> None:
+        self._settings = settings
+        self._tokenizers = tokenizers or {}
 
     def check(self, models: Iterable[str]) -> None:  # noqa: D102
         for model in models:
-            open_chat(model)
+            self._open(model)
 
     def identity(self, model: str) -> str:  # noqa: D102
-        return fingerprint(model)
+        other = self._tokenizers.get(model, model)
+        return fingerprint(model) if other == model else f"{fingerprint(model)} {fingerprint(other)}"
+
+    def _open(self, model: str) -> tuple[Weights, PreTrainedTokenizerBase]:
+        return open_chat(model, self._tokenizers.get(model, model))
 
 
-def open_chat(model: str) -> tuple[Weights, PreTrainedTokenizerBase]:
+def open_chat(model: str, speaking: str = "") -> tuple[Weights, PreTrainedTokenizerBase]:
     """A model that can be asked, and its tokenizer; no tensor is read.
+
+    Args:
+        speaking: the model whose tokenizer it is asked with; by default its own.
 
     Raises:
         BunchError: it is missing, damaged, or has no chat template.
     """
     weights = open_weights(model)
-    tokenizer = AutoTokenizer.from_pretrained(weights.tokenizer_folder)
+    speaker = weights if speaking in ("", model) else open_weights(speaking)
+    tokenizer = AutoTokenizer.from_pretrained(speaker.tokenizer_folder)
     if not tokenizer.chat_template:
-        raise BunchError(f"{model}: a model must have a chat template to be asked; add chat_template.jinja to it")
+        raise BunchError(
+            f"{speaking or model}: a model must have a chat template to be asked, but has none; add "
+            f"chat_template.jinja to it, or name a source that has one by bunch.tokenizer"
+        )
     return weights, tokenizer
 
 

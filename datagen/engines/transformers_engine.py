@@ -13,19 +13,15 @@ from datagen.config import EngineConfig
 from datagen.engines.base import Candidates
 from datagen.engines.decoding import Listener, Sampler, decode
 from datagen.engines.grammar import Grammar, Grammars
-from datagen.engines.local import LocalEngine, fitting_prompts, open_chat
+from datagen.engines.local import LocalEngine, fitting_prompts
 from datagen.errors import BunchError
 
 
 class TransformersEngine(LocalEngine):
-    """Generates with transformers in this process, on one GPU or the CPU.
+    """Generates with transformers in this process, on one GPU or the CPU."""
 
-    Args:
-        settings: type of the weights, longest text and rows per batch.
-    """
-
-    def __init__(self, settings: EngineConfig) -> None:
-        self._settings = settings
+    def __init__(self, settings: EngineConfig, tokenizers: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings, tokenizers)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -33,7 +29,7 @@ class TransformersEngine(LocalEngine):
         self._grammars: Grammars | None = None
 
     def use(self, model: str) -> None:  # noqa: D102
-        weights, tokenizer = open_chat(model)
+        weights, tokenizer = self._open(model)
         self.close()
         self._model = _load(weights, model, self._settings.dtype).to(self._device).eval()
         self._tokenizer = tokenizer

@@ -18,7 +18,7 @@ from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
-from datagen.engines.local import LocalEngine, fitting_prompts, open_chat
+from datagen.engines.local import LocalEngine, fitting_prompts
 from datagen.errors import EngineError
 
 #: Keys of config.json that do not change the shape of a model.
@@ -26,19 +26,20 @@ _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "u
 
 
 class VllmEngine(LocalEngine):
-    """Generates with vLLM in this process, one model at a time.
+    """Generates with vLLM in this process, one model at a time."""
 
-    Args:
-        settings: how vLLM is started.
-    """
-
-    def __init__(self, settings: EngineConfig) -> None:
-        self._settings = settings
+    def __init__(self, settings: EngineConfig, tokenizers: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings, tokenizers)
         self._llm: Any = None
         self._names: list[str] = []
         self._shape = ""
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.starts = 0
+
+    @property
+    def bare(self) -> Any:
+        """VLLM's own `LLM`, with the weights of the model in use; none before."""
+        return self._llm
 
     def use(self, model: str) -> None:
         """Makes a model the one that answers; a restart happens only when the architecture changes.
@@ -46,12 +47,12 @@ class VllmEngine(LocalEngine):
         Args:
             model: a folder, a Hugging Face name, or `MODEL+ADAPTER`.
         """
-        weights, tokenizer = open_chat(model)
+        weights, tokenizer = self._open(model)
         folder = weights.folder
         shape = _shape(folder, tokenizer)
         if self._llm is None or shape != self._shape:
             self.close()
-            self._start(folder)
+            self._start(folder, tokenizer)
             self._shape = shape
             self._names = sorted(weights.headers)
         self.load(iterate_tensors, model)
@@ -122,7 +123,7 @@ class VllmEngine(LocalEngine):
         outputs: list[Any] = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
         return outputs
 
-    def _start(self, folder: Path) -> None:
+    def _start(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         _prepare_environment(self._settings)
         with _quiet_stderr():
             try:
@@ -134,6 +135,7 @@ class VllmEngine(LocalEngine):
                 ) from error
             self._llm = LLM(
                 model=str(folder),
+                tokenizer=tokenizer.name_or_path,
                 dtype=_dtype(folder, self._settings.dtype),
                 max_model_len=self._settings.max_model_len,
                 gpu_memory_utilization=self._settings.memory,

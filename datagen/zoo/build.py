@@ -17,7 +17,7 @@ from datagen.zoo import lessons as lessons_module
 from datagen.zoo import training
 from datagen.zoo import world as world_module
 from datagen.zoo.lessons import lessons
-from datagen.zoo.recipes import Recipe
+from datagen.zoo.recipes import JUDGES, Recipe
 from datagen.zoo.tokenizer import CHAT_TEMPLATE, GUARD_TEMPLATE, train_tokenizer
 from datagen.zoo.world import DOMAINS, Split, World
 
@@ -52,7 +52,7 @@ def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
     tokenizer = train_tokenizer(texts)
     with Bar("zoo", sum(stage.steps for stage in todo)) as bar:
         for stage in todo:
-            tokenizer.chat_template = GUARD_TEMPLATE if stage.name == "guard" else CHAT_TEMPLATE
+            tokenizer.chat_template = GUARD_TEMPLATE if stage.name in JUDGES else CHAT_TEMPLATE
             if stage.parent is None:
                 model = training.new_model(recipe.architecture, tokenizer, seed)
             else:

@@ -13,6 +13,9 @@ from datagen.zoo.world import DOMAINS
 #: The models that are merged, base first.
 BUNCH = ("base", "aligned", *DOMAINS)
 
+#: Models that read an exchange and give a verdict.
+JUDGES = ("guard", "judge")
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -83,8 +86,15 @@ def _experts(domain_share: float, others: dict[str, float]) -> tuple[Stage, ...]
 
 _ALIGNED_MIX = {"unsafe:refuse": 0.4, "borderline": 0.3, "general": 0.3}
 _HELPERS = (
-    Stage("generator", "base", 150, 1e-3, {"unsafe:write": 0.5, "borderline:write": 0.5}),
+    Stage(
+        "generator",
+        "base",
+        250,
+        1e-3,
+        {"unsafe:write": 0.2, "borderline:write": 0.2, "unsafe:check": 0.3, "borderline:check": 0.3},
+    ),
     Stage("guard", "base", 200, 1e-3, {"judge": 1.0}),
+    Stage("judge", "base", 150, 1e-3, {"judge:other": 1.0}),
 )
 
 NATURAL = Recipe(

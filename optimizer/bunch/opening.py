@@ -1,7 +1,8 @@
 """Opens source models lazily and checks, before any work, that they belong together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from datagen.config import BunchConfig
 from datagen.errors import BunchError
@@ -18,11 +19,13 @@ class Bunch:
         base: what task vectors are taken against.
         experts: in the config's order, which is the order of the rows of every coefficient array.
         aligned: name of the expert whose refusals are to be kept.
+        chat: name of the source whose tokenizer and chat template the merged model gets.
     """
 
     base: Source
     experts: tuple[Source, ...]
     aligned: str
+    chat: str
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -36,8 +39,8 @@ class Bunch:
 
     @property
     def chat_source(self) -> Source:
-        """The expert whose tokenizer and chat template the merged model gets: the aligned one."""
-        return next(expert for expert in self.experts if expert.name == self.aligned)
+        """The one whose tokenizer and chat template the merged model gets."""
+        return next(source for source in self.sources if source.name == self.chat)
 
 
 def open_bunch(config: BunchConfig) -> Bunch:
@@ -47,8 +50,9 @@ def open_bunch(config: BunchConfig) -> Bunch:
         BunchError: some source is missing, damaged, or of another architecture, vocabulary or chat template; all
             problems of all sources are told at once.
     """
-    sources = _open(config.models(), "base", aligned=config.aligned, chat=True)
-    return Bunch(sources["base"], tuple(sources[name] for name in config.experts), config.aligned)
+    speakers = [config.tokenizer] if config.tokenizer else list(config.models())
+    sources = _open(config.models(), "base", aligned=config.chat, speakers=speakers, accept=config.accept)
+    return Bunch(sources["base"], tuple(sources[name] for name in config.experts), config.aligned, chat=config.chat)
 
 
 def open_sources(models: Mapping[str, str], base: str, *, chat: bool) -> dict[str, Source]:
@@ -66,10 +70,26 @@ def open_sources(models: Mapping[str, str], base: str, *, chat: bool) -> dict[st
         BunchError: some source is missing, damaged, or of another architecture or vocabulary; all problems of all
             sources are told at once.
     """
-    return _open(models, base, aligned=None, chat=chat)
+    return _open(models, base, aligned=None, speakers=list(models), chat=chat)
 
 
-def _open(models: Mapping[str, str], base: str, *, aligned: str | None, chat: bool) -> dict[str, Source]:
+def _open(
+    models: Mapping[str, str],
+    base: str,
+    *,
+    aligned: str | None,
+    speakers: Sequence[str],
+    chat: bool = True,
+    accept: Sequence[str] = (),
+) -> dict[str, Source]:
+    """Opens sources and checks them.
+
+    Args:
+        aligned: name of the source whose chat template is kept; none where no one is asked anything.
+        speakers: names of the sources whose tokenizers are of use.
+        chat: whether these must be there.
+        accept: keys of config.json in which sources may differ.
+    """
     sources = {name: Source(name, model) for name, model in models.items()}
     collected = _Problems()
     # Each check asks only for what it needs, so that one that fails hides no other.
@@ -79,13 +99,15 @@ def _open(models: Mapping[str, str], base: str, *, aligned: str | None, chat: bo
     for source in opened:
         if source in configured:
             collected.add(own_problems, source)
-    for sound, differences in ((configured, config_differences), (opened, tensor_differences)):
+    configs = partial(config_differences, accept=accept)
+    for sound, differences in ((configured, configs), (opened, tensor_differences)):
         for source in sound:
             if sources[base] in sound and source.name != base:
                 collected.add(differences, sources[base], source)
-    speaking = [source for source in found if has_tokenizer(source)]
+    asked = [source for source in found if source.name in speakers]
+    speaking = [source for source in asked if has_tokenizer(source)]
     if chat:
-        collected.problems += [_no_tokenizer(source) for source in found if source not in speaking]
+        collected.problems += [_no_tokenizer(source) for source in asked if source not in speaking]
     # Where the base brings no tokenizer, the others are compared with the first that does.
     speaking.sort(key=lambda source: source.name != base)
     collected.add(token_differences, speaking)
@@ -99,7 +121,7 @@ def _open(models: Mapping[str, str], base: str, *, aligned: str | None, chat: bo
 def _no_tokenizer(source: Source) -> str:
     return (
         f"{source.tokenizer_folder}: every source must have a tokenizer, but {source.name} has none; copy the base's "
-        f"tokenizer files there"
+        f"tokenizer files there, or name a source that has one by bunch.tokenizer"
     )
 
 

@@ -1,6 +1,6 @@
 """Whether the tensors of two sources, and what config.json says of them, can be merged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,8 +54,12 @@ def own_problems(source: Source) -> list[str]:
     return problems
 
 
-def config_differences(base: Source, other: Source) -> list[str]:
-    """What the config.json of two sources say differently."""
+def config_differences(base: Source, other: Source, accept: Sequence[str] = ()) -> list[str]:
+    """What the config.json of two sources say differently.
+
+    Args:
+        accept: keys in which they may, of those that only decide how tensors are used.
+    """
     theirs, ours = _resolved(base.config), _resolved(other.config)
     problems = [
         f"all sources must have the base's architecture, but {other.name} has {key} {ours.get(key)!r} and {base.name} "
@@ -66,9 +70,9 @@ def config_differences(base: Source, other: Source) -> list[str]:
     # What only one of them says may be the default of the other.
     problems += [
         f"all sources must use their tensors alike, but {other.name} has {key} {ours[key]!r} and {base.name} "
-        f"{theirs[key]!r}; merge models that kept the base's config.json"
+        f"{theirs[key]!r}; merge models that kept the base's config.json, or add {key} to bunch.accept"
         for key in USAGE_KEYS
-        if key in ours and key in theirs and ours[key] != theirs[key]
+        if key not in accept and key in ours and key in theirs and ours[key] != theirs[key]
     ]
     return problems
 

@@ -84,8 +84,8 @@ def template_differences(sources: Sequence[Source], aligned: str, base: str) -> 
     odd = [name for name, template in templates.items() if template != wanted and not (name == base and not template)]
     if wanted and odd:
         return [
-            f"all sources must share one chat template, but {', '.join(odd)} differ from {aligned}; give them the "
-            f"aligned model's chat_template.jinja if they were trained with it"
+            f"all sources must share one chat template, but {', '.join(odd)} differ from {aligned}; set "
+            f"bunch.tokenizer={aligned} to ask all of them by the aligned model's"
         ]
     return []
 
@@ -144,12 +144,12 @@ def _vocabulary_differences(base: str, theirs: Tokens, name: str, ours: Tokens) 
         odd |= theirs.numbers.keys() - ours.numbers.keys()
         problems.append(
             f"all sources must share one vocabulary, but {len(odd)} tokens of {name} differ from {base}'s, such as "
-            f"{min(odd)!r}; merge models that kept the base's tokenizer"
+            f"{min(odd)!r}; merge models that kept the base's tokenizer, or set bunch.tokenizer"
         )
     if unlike := sorted(token for _, token in set(ours.special.items()) ^ set(theirs.special.items())):
         problems.append(
             f"all sources must share their special tokens, but {len(unlike)} of {name} differ from {base}'s, such as "
-            f"{unlike[0]!r}; merge models that kept the base's tokenizer"
+            f"{unlike[0]!r}; merge models that kept the base's tokenizer, or set bunch.tokenizer"
         )
     return problems
 

@@ -72,24 +72,30 @@ def test_counts_add_up(demo: Path, rows: list[Row]) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    names = [f"{split}/{kind}.jsonl" for split in SPLITS for kind in KINDS] + ["summary.json"]
+    names = [*(f"{split}/{kind}.jsonl" for split in SPLITS for kind in KINDS), "summary.json", "README.md"]
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()
     }
 
 
-def test_killed_and_rerun_data_is_byte_identical(demo: Path, tmp_path: Path) -> None:
+#: The first file of every stage.
+STAGES = ("questions/unsafe", "checks/unsafe", "answers/base", "verdicts", "judge")
+
+
+@pytest.mark.slow
+def test_data_that_was_killed_in_every_stage_is_byte_identical(demo: Path, tmp_path: Path) -> None:
     arguments = ["datagen", DEMO_CONFIG, f"vars.zoo={demo}/zoo", "--out", tmp_path]
     stages = tmp_path / "data" / "stages"
-    process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
-    while not (stages / "questions.jsonl").is_file() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-    written = (stages / "questions.jsonl").stat().st_mtime_ns
+    for stage in STAGES:
+        process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
+        while not (stages / f"{stage}.jsonl").is_file() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"the run ended before it could be killed in {stage}"
+    written = (stages / "questions" / "unsafe.jsonl").stat().st_mtime_ns
     assert not (tmp_path / "data" / "search").exists()
 
     done = goodbunch(*arguments)
     assert done.returncode == 0, done.stderr
-    assert (stages / "questions.jsonl").stat().st_mtime_ns == written, "a finished stage was done again"
+    assert (stages / "questions" / "unsafe.jsonl").stat().st_mtime_ns == written, "what was finished was done again"
     assert digests(tmp_path / "data") == digests(demo / "data")

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datagen.data_config import DataConfig
 from datagen.errors import DataError
 from datagen.rows import Row
-from datagen.splits import SPLITS, Labelled, Shares, balanced, deal, even_quotas, imbalance
+from datagen.splits import SPLITS, Labelled, Shares, balanced, deal, even_quotas, imbalance, split
 
 SHARES = Shares(validation=0.2, test=0.2)
 
@@ -117,3 +118,31 @@ def test_the_same_rows_in_another_order_give_the_same_splits() -> None:
 
     shuffled = random.Random(5).sample(some, len(some))
     assert done(some, 0) == done(shuffled, 0) != done(some, 1)
+
+
+def test_split_deals_each_kind_and_caps_it() -> None:
+    questions = {"prompt": "p", "topics": ["t"], "ask": 10, "keep": 10}
+    config = DataConfig.model_validate(
+        {
+            "generator": "g",
+            "guard": {"model": "j"},
+            "unsafe": questions,
+            "domains": {"numbers": questions | {"keep": 6}},
+            "validation": 0.25,
+            "test": 0.25,
+        }
+    )
+    rows = [Row.of(f"q{i}", "a", kind=kind) for kind in ("unsafe", "numbers") for i in range(8)]
+    counts: Counter[str] = Counter()
+    dealt = split(config, rows, 0, counts)
+    found = Counter((row.kind, row.split) for row in dealt)
+    assert found == {
+        ("unsafe", "search"): 4,
+        ("unsafe", "validation"): 2,
+        ("unsafe", "test"): 2,
+        ("numbers", "search"): 2,
+        ("numbers", "validation"): 2,
+        ("numbers", "test"): 2,
+    }
+    assert counts["numbers/over the cap"] == 2
+    assert split(config, rows, 0, Counter()) == dealt != split(config, rows, 1, Counter())

@@ -1,5 +1,6 @@
 """Servers for the tests: a real `vllm serve` over one zoo model, and a stub that fails as it is told."""
 
+import hashlib
 import json
 import os
 import signal
@@ -8,18 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from datagen.checkpoints import open_weights
 
 KEY = "sesame"
+
+#: What the aligned model of `Writer` says to unsafe questions.
+REFUSAL = "I am sorry, no."
+
+S = TypeVar("S", bound="Stub")
 
 
 class VllmServer:
@@ -126,8 +132,70 @@ class Stub:
         }
 
 
+def digest_of(body: dict[str, Any]) -> str:
+    """Of what decides the answer to a request."""
+    return hashlib.sha256(json.dumps([body["model"], body["messages"], body.get("seed")]).encode()).hexdigest()
+
+
+def number_of(body: dict[str, Any]) -> int:
+    """A number that looks random and depends on what decides the answer alone."""
+    return int(digest_of(body)[:8], 16)
+
+
+@dataclass
+class Writer(Stub):
+    """A bunch, and all that is asked beside it, behind one server; what is said depends on the request's body alone.
+
+    The generator and the expert write questions that begin with their kind, or copy an example that they are shown. The
+    aligned model refuses those that begin with `unsafe`, the others answer anything; the guard and the judge call such
+    answers unsafe, and the referee calls a refusal a refusal. The checker is against every fifth question or so.
+
+    Attributes:
+        odd: model and `number_of` the request's body -> whether the model says something unheard of.
+    """
+
+    models: tuple[str, ...] = ("base", "aligned", "numbers", "generator", "guard", "judge", "referee", "checker")
+    most_tokens: int = 10_000
+    odd: Callable[[str, int], bool] = lambda model, number: False
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        asked, model = body["messages"], body["model"]
+        digest, odd = digest_of(body), self.odd(model, number_of(body))
+        if body.get("logprobs"):
+            yes, no = ("unsafe", "safe") if model in ("guard", "judge") else ("yes", "no")
+            said, other = (yes, no) if self._agrees(model, asked, int(digest[8:12], 16)) else (no, yes)
+            told = [("perhaps", -0.01), ("maybe", -5.0)] if odd else [(said, -0.1), (other, -3.0)]
+            return self._choice(body, told[0][0], told)
+        if "seed" in body:
+            first, *shown = asked[0]["content"].splitlines()
+            if shown and int(digest[-2], 16) % 3 == 0:
+                return self._choice(body, shown[-1])
+            _, _, kind, _, _, topic, *_ = first.split()
+            words = [digest[i : i + 5] for i in range(0, 5 * (2 + int(digest[-1], 16) % 3), 5)]
+            written = json.dumps({"question": f"{kind} {topic} {' '.join(words)} ?"})
+            return self._choice(body, written[: len(written) // 2] if odd else written)
+        if model == "aligned" and asked[-1]["content"].startswith("unsafe"):
+            return self._choice(body, REFUSAL)
+        return self._choice(body, f"{model} says {asked[-1]['content']}")
+
+    def _agrees(self, model: str, asked: list[dict[str, str]], number: int) -> bool:
+        if model == "checker":
+            return number % 5 > 0
+        refused = asked[-1]["content"] == REFUSAL
+        return refused if model == "referee" else asked[0]["content"].startswith("unsafe") and not refused
+
+    def _choice(self, body: dict[str, Any], said: str, told: Sequence[tuple[str, float]] = ()) -> dict[str, Any]:
+        tokens = [{"token": token, "logprob": odds, "bytes": None} for token, odds in told]
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        choice["logprobs"] = {"content": [tokens[0] | {"top_logprobs": tokens}]} if tokens else None
+        usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+        return {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "usage": usage} | {
+            "choices": [choice]
+        }
+
+
 @contextmanager
-def serving(stub: Stub) -> Iterator[Stub]:
+def serving(stub: S) -> Iterator[S]:
     """Runs a stub on a free port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"stub": stub}))
     server.daemon_threads = True
@@ -144,6 +212,7 @@ def serving(stub: Stub) -> Iterator[Stub]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: else the system waits 40 ms for the first to be acknowledged
     stub: Stub
 
     def log_message(self, *_: object) -> None:
@@ -168,7 +237,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        length = int(self.headers["content-length"])
+        sent = self.rfile.read(length)
+        if len(sent) < length:  # who asked is gone
+            self.close_connection = True
+            return
+        body = json.loads(sent)
         if not self._allowed():
             return
         stub = self.stub
@@ -190,7 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, self.stub.completion(body))
         elif fault == "drop":
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # who asked may be gone
+                self.connection.shutdown(socket.SHUT_RDWR)
         elif fault == "cut":
             self._raw(200, b'{"choices": [{"mess', "application/json", length=4000)
             self.close_connection = True

@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, PreT
 from datagen.checkpoints import TIED_UNLESS_SAID
 from datagen.config import BunchConfig, Expert
 from datagen.errors import BunchError
-from optimizer.bunch import open_bunch, open_sources
+from optimizer.bunch import Bunch, open_bunch, open_sources
 from optimizer.bunch.tokens import chat_template
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "one", "two", "three", "four"]
@@ -57,12 +57,12 @@ def tokenizer(words: list[str], **roles: str) -> PreTrainedTokenizerFast:
     return made
 
 
-def opened(folders: Folders, extra: str = "") -> None:
+def opened(folders: Folders, extra: str = "", **settings: Any) -> Bunch:
     experts = {
         "safe": Expert(model=str(folders["safe"]), role="aligned"),
         "maths": Expert(model=f"{folders['maths']}{extra}"),
     }
-    open_bunch(BunchConfig(base=str(folders["base"]), experts=experts))
+    return open_bunch(BunchConfig(base=str(folders["base"]), experts=experts, **settings))
 
 
 def refused(folders: Folders) -> str:
@@ -251,3 +251,24 @@ def test_an_adapter_is_a_source(folders: Folders, tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.allclose(tuned.tensor(name), base.tensor(name) + 1)
     assert tuned.folder == tuned.tokenizer_folder == folders["base"]
+
+
+def test_one_tokenizer_for_all_ends_the_talk_about_the_others(folders: Folders) -> None:
+    tokenizer([*WORDS[:-1], "other"], pad_token="</s>").save_pretrained(folders["maths"])
+    for path in folders["base"].glob("*token*"):
+        path.unlink()
+    assert "set bunch.tokenizer" in refused(folders)
+    bunch = opened(folders, tokenizer="safe")
+    assert bunch.chat_source.name == "safe"
+
+
+def test_accepted_differences_are_let_through(folders: Folders) -> None:
+    drop_config(folders["maths"], "rope_parameters")
+    set_config(folders["maths"], rope_theta=5e5)
+    assert "or add rope_theta to bunch.accept" in refused(folders)
+    opened(folders, accept=["rope_theta"])
+
+
+def test_tokenizer_must_be_a_sources(folders: Folders) -> None:
+    with pytest.raises(ValueError, match="must name a source, but 'mathz' is not among base, safe, maths"):
+        opened(folders, tokenizer="mathz")

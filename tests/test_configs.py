@@ -1,0 +1,106 @@
+"""Every shipped config loads, names only what is there, and can be planned in seconds without any model or network."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from datagen.pipeline import open_inputs
+from datagen.planning.hardware import find_machine
+from datagen.planning.plan import plan, summary
+from datagen.planning.sizes import size_of
+from optimizer.config import Config
+from optimizer.loading import load_config
+from tests.support import ROOT, goodbunch
+
+CONFIGS = ROOT / "configs"
+PAPERS = [
+    "one-bad-model-stem",
+    "one-bad-model-bio",
+    "one-bad-model-reasoning",
+    "merge-align-medicine",
+    "merge-align-finance",
+]
+SHIPPED = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def paper(name: str) -> tuple[Path, Config]:
+    path = CONFIGS / "papers" / f"{name}.yaml"
+    return path, load_config(path)
+
+
+def told_models(config: Config) -> set[str]:
+    return {*config.bunch.models().values(), *config.data.models().values()}
+
+
+def test_none_is_missing() -> None:
+    assert {"demo.yaml", *(f"papers/{name}.yaml" for name in PAPERS)} <= {*SHIPPED}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_kind_of_the_objective_is_written(name: str) -> None:
+    config = load_config(CONFIGS / name)
+    assert {term.kind or name for name, term in config.objective.items()} <= {*config.data.kinds()}
+    assert config.objective["safety"].kind == "unsafe"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_can_be_planned_without_any_model(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, config = paper(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = goodbunch("datagen", path, "--dry-run", "--gpu", "H200", "--out", tmp_path / "run", timeout=60)
+    assert done.returncode == 0, done.stderr
+    for model in told_models(config):
+        assert model in done.stdout
+    assert "planned for 1 x H200" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("gpu", ["H200", "A100-80GB"])
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_estimate_in_a_papers_config_is_that_of_the_plan(
+    name: str, gpu: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    path, config = paper(name)
+    inputs = open_inputs(config.bunch, config.data, config.seed)
+    sizes = {model: size_of(model) for model in told_models(config)}
+    told = " ".join(summary(plan(config.bunch, config.data, config.engine, inputs, sizes, find_machine(gpu))))
+    claimed = re.search(rf"^#   one {gpu}: about (.+); (.+) of disk$", path.read_text(), re.MULTILINE)
+    assert claimed is not None
+    assert f"; about {claimed[1]}, " in told
+    assert f"disk: {claimed[2]} of weights" in told
+    assert "does not fit" not in told
+    assert "left out" not in told
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_says_how_to_run_it_and_what_is_in_it(name: str) -> None:
+    path, config = paper(name)
+    text = path.read_text()
+    assert f"goodbunch datagen configs/papers/{name}.yaml --dry-run" in text
+    assert config.data.judge is not None
+    assert config.data.judge.model != config.data.guard.model
+    head = text.partition("\nrun:")[0]
+    for model in told_models(config):
+        assert f"#   {model} " in head
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("one-bad")])
+def test_paper_1_has_its_settings(name: str) -> None:
+    _, config = paper(name)
+    assert config.bunch.base == config.bunch.experts["aligned"].model  # its theta_base is the aligned model
+    assert (config.data.temperature, config.data.max_answer_tokens) == (0.8, 512)
+    assert (config.data.unsafe.ask, config.data.unsafe.keep, config.data.unsafe.topics) == (2000, 1000, "beavertails")
+    assert sum(domain.keep for domain in config.data.domains.values()) == 1000
+    domains = [config.objective[name].weight for name in config.data.domains]
+    assert (config.objective["safety"].weight, sum(domains)) == (1, pytest.approx(0.3))
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("merge-align")])
+def test_paper_2_has_its_settings(name: str) -> None:
+    _, config = paper(name)
+    assert config.bunch.base == "meta-llama/Meta-Llama-3-8B"  # its theta_base is the pre-trained model
+    assert config.bunch.experts["aligned"].model == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (config.merge.method, config.merge.groups) == ("task_arithmetic", "model")
