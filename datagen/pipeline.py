@@ -97,7 +97,9 @@ def generate(
         say(f"questions: {len(written.questions)} written")
         asked = _asked(journal, inputs, written, models, config, seed, counts)
         say(f"check and clean: {len(asked)} left")
-        answered = answer_questions(journal, config, bunch.answering(), [q for q in asked if not isinstance(q, Answered)])
+        answered = answer_questions(
+            journal, config, bunch.answering(), [q for q in asked if not isinstance(q, Answered)]
+        )
         answered = [*(q for q in asked if isinstance(q, Answered)), *answered]
         say(f"answers: {sum(len(a.answers) for a in answered)} from {len(bunch.answering())} models")
         judged = judge(journal, config, clean_answers(answered, config.cleaning, counts))
@@ -146,7 +148,7 @@ def _check_search_rows(folder: Path, config: DataConfig, rows: Sequence[Row], co
         if kind not in there:
             raise DataError(
                 f"{kind}: at least one row must be left to search on, but of {counts[f'{kind}/asked']} asked none "
-                f"was kept ({_reasons(kind, counts)}); ask for more, or look at {folder / 'stages'}"
+                f"was ({_reasons(kind, counts)}); ask for more, or look at {folder / 'stages'}"
             )
 
 

@@ -5,10 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datagen.chat import Message, prompt_ids
-from datagen.checkpoints import Weights, fingerprint, open_weights
+from datagen.checkpoints import TOKENIZERS, Weights, hash_of_blocks, open_weights
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine, check_fit
 from datagen.errors import BunchError
+
+#: Files besides the weights that decide what a model says: of its folder, and of its tokenizer's.
+_SETTINGS = ("config.json", "generation_config.json")
+_TOKENIZER = (
+    *TOKENIZERS,
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
 
 
 class LocalEngine(Engine):
@@ -28,8 +38,11 @@ class LocalEngine(Engine):
             self._open(model)
 
     def identity(self, model: str) -> str:  # noqa: D102
-        other = self._tokenizers.get(model, model)
-        return fingerprint(model) if other == model else f"{fingerprint(model)} {fingerprint(other)}"
+        weights = open_weights(model)
+        speaker = open_weights(self._tokenizers.get(model, model))
+        deciding = [weights.folder / name for name in _SETTINGS]
+        deciding += [speaker.tokenizer_folder / name for name in (*TOKENIZERS, *_SPEECH)]
+        return f"{weights.fingerprint()}-{hash_of_blocks(path for path in deciding if path.is_file())}"
 
     def _open(self, model: str) -> tuple[Weights, PreTrainedTokenizerBase]:
         return open_chat(model, self._tokenizers.get(model, model))

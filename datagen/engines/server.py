@@ -56,7 +56,8 @@ class ServerEngine(Engine):
             self._check_served(model)
 
     def identity(self, model: str) -> str:  # noqa: D102
-        return f"{self._settings.address} {self._name(model)}"
+        # Not the address: the same model may be served at another one tomorrow.
+        return self._name(model)
 
     def use(self, model: str) -> None:  # noqa: D102
         # Asked each time: whoever has one GPU serves one model after another.
