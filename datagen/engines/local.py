@@ -12,13 +12,7 @@ from datagen.errors import BunchError
 
 #: Files besides the weights that decide what a model says: of its folder, and of its tokenizer's.
 _SETTINGS = ("config.json", "generation_config.json")
-_TOKENIZER = (
-    *TOKENIZERS,
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
+_SPEECH = ("tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "special_tokens_map.json")
 
 
 class LocalEngine(Engine):
