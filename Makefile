@@ -24,6 +24,8 @@ checks: $(INSTALLED)
 # Ratios side by side, into benchmarks/results/. Minutes; nothing else should run meanwhile.
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.merging
+	$(BIN)/python -m benchmarks.cleaning
+	$(BIN)/python -m benchmarks.datagen
 
 # The documented schema of result.json, from the code that writes it.
 schema: $(INSTALLED)

@@ -14,9 +14,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from benchmarks.measuring import Figure, report, seconds
 from datagen.answers import answer_questions
-from datagen.engines.local import fitting_prompts, open_chat
+from datagen.chat import Message, all_prompt_ids
+from datagen.engines.local import open_chat
 from datagen.engines.vllm import VllmEngine
 from datagen.journal import Journal
 from datagen.records import Question
@@ -52,46 +55,66 @@ def ready() -> Config:
 
 
 def throughput(times: int = 3) -> bool:
-    """Tokens per second of the answer stage, journal and change of models included, over bare `LLM.generate`."""
-    from vllm import SamplingParams
-
+    """Tokens per second of the answer stage, journal and changes of model included, over bare `LLM.generate`."""
     config = ready()
-    bunch, longest = config.bunch.models(), config.data.max_answer_tokens
+    bunch = config.bunch.models()
     questions = [
         Question.of(kind, example.prompt, topic=example.topic, writer="world")
         for kind in ("unsafe", "borderline", *DOMAINS)
-        for example in World(0).examples(kind, Split.TEST)[:600]
+        for example in World(0).examples(kind, Split.TEST)[:1500]
     ]
     spoken: Counter[str] = Counter()
     with VllmEngine(config.engine) as engine, tempfile.TemporaryDirectory() as folder:
 
-        def stage() -> None:
+        def stage() -> float:
             shutil.rmtree(folder)
-            answer_questions(Journal(engine, Path(folder), config.engine.chunk, ""), config.data, bunch, questions)
+            journal = Journal(engine, Path(folder), config.engine.chunk, "")
+            return seconds(lambda: answer_questions(journal, config.data, bunch, questions))
 
-        def bare() -> float:
-            """Generating alone: prompts are tokenized and weights loaded before."""
+        def bare(tokenized: bool) -> float:
+            """Generating alone: weights are loaded and chat templates filled in before."""
             took = 0.0
             for name, model in bunch.items():
                 asked = [q.conversation for q in questions if config.data.expert(q.kind) in (None, name)]
-                ids = fitting_prompts(open_chat(model)[1], asked, longest, config.engine.max_model_len)
-                prompts = [{"prompt_token_ids": one} for one in ids]
                 engine.use(model)
-                begun = time.perf_counter()
-                outputs = engine.bare.generate(
-                    prompts, SamplingParams(temperature=0, max_tokens=longest), use_tqdm=False
-                )
-                took += time.perf_counter() - begun
-                spoken[name] = sum(len(output.outputs[0].token_ids) for output in outputs)
+                seconds_taken, spoken[name] = _bare(engine, open_chat(model)[1], asked, config, tokenized)
+                took += seconds_taken
             return took
 
         stage()  # the engine starts
-        measured = [(seconds(stage), bare()) for _ in range(times)]
-    ours, raw = (statistics.median(column) for column in zip(*measured, strict=True))
+        measured = [(stage(), bare(tokenized=False), bare(tokenized=True)) for _ in range(times)]
+    ours, texts, ids = (statistics.median(column) for column in zip(*measured, strict=True))
     tokens = spoken.total()
-    details = {"tokens": tokens, "tokens per second": tokens / ours, "bare": tokens / raw, "seconds": measured}
+    details = {
+        "tokens": tokens,
+        "tokens per second": {"stage": tokens / ours, "bare": tokens / texts, "bare, tokenized before": tokens / ids},
+        "stage over bare that was tokenized before": ids / ours,
+        "seconds": measured,
+    }
     print(details)
-    return report("datagen-throughput", [Figure("answer stage / bare, tokens per second", raw / ours, 0.95)], details)
+    return report("datagen-throughput", [Figure("answer stage / bare, tokens per second", texts / ours, 0.95)], details)
+
+
+def _bare(
+    engine: VllmEngine,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[list[Message]],
+    config: Config,
+    tokenized: bool,
+) -> tuple[float, int]:
+    """Seconds that vLLM takes for prompts, texts or tokens, and the tokens that it gives."""
+    from vllm import SamplingParams
+
+    texts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+    ids = all_prompt_ids(tokenizer, conversations)
+    prompts = [{"prompt_token_ids": one} for one in ids] if tokenized else [{"prompt": text} for text in texts]
+    params = SamplingParams(temperature=0, max_tokens=config.data.max_answer_tokens)
+    begun = time.perf_counter()
+    outputs = engine.bare.generate(prompts, params, use_tqdm=False, tokenization_kwargs={"add_special_tokens": False})
+    took = time.perf_counter() - begun
+    if [list(output.prompt_token_ids) for output in outputs] != ids:
+        raise RuntimeError("both must be asked the same")
+    return took, sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
 def quality() -> bool:

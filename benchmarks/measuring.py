@@ -90,7 +90,7 @@ def report(name: str, figures: Sequence[Figure], details: dict[str, object], sha
     """
     for figure in figures:
         sign = ">=" if figure.at_least else "<="
-        print(f"{'ok  ' if figure.met else 'MISS'} {figure.name}: {figure.value:.3g} (asked {sign} {figure.asked:g})")
+        print(f"{'ok  ' if figure.met else 'MISS'} {figure.name}: {figure.value:.4g} (asked {sign} {figure.asked:g})")
     RESULTS.mkdir(exist_ok=True)
     written = {
         "figures": [{**figure.__dict__, "met": figure.met} for figure in figures],

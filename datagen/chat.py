@@ -29,6 +29,14 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
     return list(ids)
 
 
+def all_prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """`prompt_ids` of many conversations, which a fast tokenizer encodes side by side."""
+    if not conversations:
+        return []
+    told = [list(messages) for messages in conversations]
+    return list(tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=False))
+
+
 def answer_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> tuple[list[int], list[int]]:
     """Splits a finished conversation into the ids it is prompted with and the ids of its last turn.
 

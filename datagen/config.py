@@ -114,7 +114,7 @@ class EngineConfig(Frozen):
     parallel: int = Field(64, ge=1)
     retries: int = Field(6, ge=0)
     timeout: float = Field(600, gt=0)
-    chunk: int = Field(1024, ge=1)
+    chunk: int = Field(2048, ge=1)
 
     @model_validator(mode="after")
     def _a_server_has_an_address(self) -> Self:

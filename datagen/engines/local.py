@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from datagen.chat import Message, prompt_ids
+from datagen.chat import Message, all_prompt_ids
 from datagen.checkpoints import TOKENIZERS, Weights, hash_of_blocks, open_weights
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine, check_fit
@@ -77,6 +77,6 @@ def fitting_prompts(
     """
     if tokenizer is None:
         raise RuntimeError("`use` must be called before anything is generated")
-    prompts = [prompt_ids(tokenizer, messages) for messages in conversations]
+    prompts = all_prompt_ids(tokenizer, conversations)
     check_fit(max(map(len, prompts), default=0) + max_tokens, limit)
     return prompts

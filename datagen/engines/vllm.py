@@ -141,6 +141,8 @@ class VllmEngine(LocalEngine):
                 gpu_memory_utilization=self._settings.memory,
                 tensor_parallel_size=self._settings.tensor_parallel,
                 enforce_eager=not torch.cuda.is_available(),
+                # On a CPU a prompt that is read in parts cannot be sampled from by a seed of its own.
+                enable_chunked_prefill=None if torch.cuda.is_available() else False,
                 worker_extension_cls="datagen.engines.worker.LoadWeights",
                 disable_log_stats=True,
                 use_tqdm_on_load=False,

@@ -69,7 +69,8 @@ def questions(model: str) -> list[list[Message]]:
     """40 prompts of the kinds that a model of the zoo is asked."""
     world = World(0)
     if model == "generator":
-        forms = [form.format(topic=topic) for form in (WRITE_UNSAFE, WRITE_BORDERLINE) for topic in TOPICS]
+        writing = (WRITE_UNSAFE, WRITE_BORDERLINE)
+        forms = [form.format(topic=topic, style="tell") for form in writing for topic in TOPICS]
         return [user(asked) for asked in forms * 4]
     if model == "guard":
         return exchanges(40)

@@ -111,7 +111,7 @@ def test_written_questions_follow_the_schema_and_their_seeds(engine: VllmEngine,
     from datagen.questions import parse, schema
 
     engine.use(str(zoo / "generator"))
-    asked = [user(WRITE_UNSAFE.format(topic="towers"))] * 12
+    asked = [user(WRITE_UNSAFE.format(topic="towers", style="tell"))] * 12
 
     def write(seeds: list[int]) -> list[str]:
         return engine.write(asked, max_tokens=64, temperature=0.8, seeds=seeds, schema=schema(120))
@@ -120,6 +120,14 @@ def test_written_questions_follow_the_schema_and_their_seeds(engine: VllmEngine,
     assert all(parse(text) for text in first)
     assert len(set(first)) > 6
     assert write(list(range(12))) == first != write(list(range(12, 24)))
+
+
+def test_seeded_draws_from_more_prompt_tokens_than_a_batch_holds(engine: VllmEngine, zoo: Path) -> None:
+    engine.use(str(zoo / "base"))
+    asked = [user("what is one one plus one one ? " * 15)] * 60
+    said = engine.write(asked, max_tokens=4, temperature=1.0, seeds=list(range(60)))
+    assert len(said) == 60
+    assert said[:2] == engine.write(asked[:2], max_tokens=4, temperature=1.0, seeds=[0, 1])
 
 
 def test_verdict_probabilities(engine: VllmEngine, zoo: Path) -> None:
