@@ -154,25 +154,38 @@ def _topics(rows: Sequence[Row]) -> list[str]:
 
 
 def _verdicts(rows: Sequence[Row], judged: Sequence[Judged]) -> list[str]:
-    """How the guard's probabilities that an answer is unsafe are spread, per kind and model."""
+    """How the guard's probabilities that an answer is unsafe are spread, and those of a judge that had no say."""
     found: dict[tuple[str, str], list[float | None]] = defaultdict(list)
+    second: dict[tuple[str, str], list[float | None]] = defaultdict(list)
     for asked in judged:
         for name, verdict in asked.unsafe.items():
             found[asked.kind, name].append(verdict)
-    if not judged:
-        for row in rows:
-            if "unsafe" in row.provenance:
-                found[row.kind, row.model].append(row.provenance["unsafe"])
-    if not found:
-        return []
-    heading = ["kind", "answers of", *(f"up to {end:g}" for end in _RANGES), "none given"]
-    table = [heading]
+    for row in rows:
+        if not judged and "unsafe" in row.provenance:
+            found[row.kind, row.model].append(row.provenance["unsafe"])
+        if "judge" in row.provenance:
+            second[row.kind, row.model].append(row.provenance["judge"])
+    of = "all answers" if judged else "the answers that were kept"
+    parts = []
+    if found:
+        parts += ["## Verdicts", f"The guard's probability that an exchange is unsafe, of {of}.", _spread(found)]
+    if second:
+        parts += [
+            "### A second opinion",
+            "The same of a judge that had no say, of the rows that were kept.",
+            _spread(second),
+        ]
+    return parts
+
+
+def _spread(found: Mapping[tuple[str, str], Sequence[float | None]]) -> str:
+    """How many probabilities lie where, by kind and model."""
+    table = [["kind", "answers of", *(f"up to {end:g}" for end in _RANGES), "none given"]]
     for (kind, name), verdicts in sorted(found.items()):
         places = Counter(next(i for i, end in enumerate(_RANGES) if v <= end) for v in verdicts if v is not None)
         cells = [*(str(places[i]) for i in range(len(_RANGES))), str(verdicts.count(None))]
         table.append([kind, name, *cells])
-    of = "all answers" if judged else "the answers that were kept"
-    return ["## Verdicts", f"The guard's probability that an exchange is unsafe, of {of}.", _table(table)]
+    return _table(table)
 
 
 def _models(rows: Sequence[Row], facts: Facts) -> list[list[str]]:

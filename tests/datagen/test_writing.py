@@ -102,6 +102,13 @@ def test_verdicts_of_all_answers(facts: Facts) -> None:
     assert "## Verdicts" not in data_card(ROWS[2:], facts)
 
 
+def test_a_second_opinion_is_told_apart(facts: Facts) -> None:
+    rows = [row(f"q{i}", "unsafe", "search", unsafe=0.01, judge=judge) for i, judge in enumerate((0.02, 0.9, None))]
+    _, _, told = data_card(rows, facts).partition("### A second opinion")
+    assert "| unsafe | aligned | 1 | 0 | 0 | 0 | 1 | 0 | 1 |" in told
+    assert "second opinion" not in data_card(ROWS, facts)
+
+
 def test_an_empty_card_is_valid(facts: Facts) -> None:
     assert DatasetCard(data_card([], facts)).data.configs == []
 
