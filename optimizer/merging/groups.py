@@ -32,6 +32,16 @@ def depth_order(name: str) -> tuple[int, int, str]:
     return {"embeddings": 0, "final norm": 2, "head": 3}[_outside(name)], 0, name
 
 
+def depths(names: Sequence[str]) -> list[float]:
+    """Where in its model each tensor stands: 0 in the first layer and before it, 1 in the last and after it."""
+    layers = {name: int(found.group(1)) for name in names if (found := _LAYER.search(name))}
+    first, last = min(layers.values(), default=0), max(layers.values(), default=0)
+    return [
+        (layers[name] - first) / max(last - first, 1) if name in layers else float(_outside(name) != "embeddings")
+        for name in names
+    ]
+
+
 def _layer(name: str) -> str:
     if found := _LAYER.search(name):
         return f"layer {found.group(1)}"

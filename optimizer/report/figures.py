@@ -152,7 +152,8 @@ class History:
     labels: list[str]
     losses: list[float]
     best: list[float]
-    validation: list[float]
+    validation: list[float | None]
+    pruned: list[bool]
 
 
 def histories(result: Result) -> list[History]:
@@ -167,8 +168,9 @@ def histories(result: Result) -> list[History]:
                 [trial.number for trial in trials],
                 [trial.name or "descent" for trial in trials],
                 losses,
-                np.minimum.accumulate(losses).tolist(),
+                np.minimum.accumulate([np.inf if t.pruned else t.loss for t in trials]).tolist(),
                 [trial.validation_loss for trial in trials],
+                [trial.pruned for trial in trials],
             )
         )
     return found
@@ -183,7 +185,11 @@ def draw_history(history: History) -> go.Figure:
         text=history.labels,
         mode="markers",
         name="search",
-        marker={"color": COLOURS["aligned"], "size": 9},
+        marker={
+            "color": COLOURS["aligned"],
+            "size": 9,
+            "symbol": ["circle-open" if pruned else "circle" for pruned in history.pruned],
+        },
         hovertemplate="trial %{x}: %{text}<br>loss %{y:.4f}<extra></extra>",
     )
     figure.add_scatter(

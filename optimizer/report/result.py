@@ -68,9 +68,10 @@ class TrialRow(Frozen):
         study: `search` or a control's name.
         number: Optuna's.
         name: of a baseline; empty for a point of the descent.
-        loss: the objective on the search split.
-        validation_loss: the objective on the validation split.
-        validation_exact: weighted share of validation answers that greedy decoding would give.
+        loss: the objective on the search split; of a pruned trial, on the blocks it saw.
+        pruned: whether it was given up.
+        validation_loss: the objective on the validation split; none if pruned.
+        validation_exact: weighted share of validation answers that greedy decoding would give; none if pruned.
         retention: per term, 0 the base's search loss and 1 the best source's.
         seconds: that it took.
     """
@@ -79,8 +80,9 @@ class TrialRow(Frozen):
     number: int
     name: str
     loss: float
-    validation_loss: float
-    validation_exact: float
+    pruned: bool
+    validation_loss: float | None
+    validation_exact: float | None
     retention: dict[str, float]
     seconds: float
 

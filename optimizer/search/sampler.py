@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -27,18 +27,29 @@ class GradientSampler(BaseSampler):
         stretch: steps per trial.
         start: every coefficient before the first step.
         gradient: the loss oracle.
+        independent: suggests whatever is no coefficient of the space; by default at random, by the descent's seed.
     """
 
-    def __init__(self, space: Space, descent: Descent, stretch: int, start: float, gradient: Gradient) -> None:
+    def __init__(
+        self,
+        space: Space,
+        descent: Descent,
+        stretch: int,
+        start: float,
+        gradient: Gradient,
+        independent: BaseSampler | None = None,
+    ) -> None:
         self._space = space
         self._descent = descent
         self._stretch = stretch
-        self._start = DescentState.start(space.shape, start)
+        self._start = DescentState.start(space.shape, start, len(descent.sizes))
         self._gradient = gradient
+        self._independent = independent or RandomSampler(seed=descent.seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All coefficients at once."""
-        return {name: distribution(self._descent.bound) for name in self._space.parameters}
+        bound = self._descent.bound
+        return {name: FloatDistribution(-bound, bound) for name in self._space.parameters}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
@@ -53,15 +64,14 @@ class GradientSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never: a parameter outside the space has no gradient."""
-        raise ValueError(f"a parameter must be a coefficient of the space, but got {param_name!r}")
+        """A parameter outside the space, which has no gradient."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Gives the other sampler a new seed; the descent has none to change."""
+        self._independent.reseed_rng()
 
     def _last_state(self, study: Study) -> DescentState:
-        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         states = [trial.system_attrs[STATE] for trial in finished if STATE in trial.system_attrs]
         return DescentState.from_json(max(states, key=lambda saved: saved["step"])) if states else self._start
-
-
-def distribution(bound: float) -> FloatDistribution:
-    """The range of every coefficient."""
-    return FloatDistribution(-bound, bound)

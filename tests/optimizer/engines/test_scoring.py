@@ -1,5 +1,7 @@
 """The live model computes what the exported one would, its losses are the definition's, its gradients are right."""
 
+import statistics
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ from optimizer.merging.space import Space
 from optimizer.objective.terms import Objective, load_objective, retention
 from optimizer.run import recipe_of
 from tests.support import grouped
+
+#: Half of every task vector is trimmed away.
+DENSE = {"density": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +76,28 @@ def test_loss_is_that_of_transformers_on_the_exported_model(
     out = write_merge(recipe_of(grouped(config, "module"), engine.space, point), tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(out)
     term = objective.terms[0]
-    total = tokens = 0.0
+    losses = []
     for prompt, answer in term.examples:
         labels = torch.tensor([[IGNORED] * len(prompt) + answer])
         with torch.no_grad():
-            total += model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item() * len(answer)
-        tokens += len(answer)
+            losses.append(model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item())
     engine.apply(point)
-    assert term.score(engine).loss == pytest.approx(total / tokens, rel=1e-5)
+    assert objective.scores(engine)[term.name].loss == pytest.approx(statistics.fmean(losses), rel=1e-5)
+
+
+def test_blocks_hold_even_shares_and_add_up(engine: ScoringEngine, objective: Objective) -> None:
+    owners = [Counter(block.owners) for block in objective.blocks]
+    for term in objective.terms:
+        shares = [owner[term.name] for owner in owners]
+        assert sum(shares) == len(term.examples)
+        assert max(shares) - min(shares) <= 1
+    engine.apply(random_point(engine.space, 5))
+    whole = objective.scores(engine)
+    for term in objective.terms:
+        (alone,) = Objective([term]).scores(engine).values()
+        assert whole[term.name].rows == alone.rows == len(term.examples)
+        assert whole[term.name].loss == pytest.approx(alone.loss, rel=1e-4)
+        assert whole[term.name].exact == pytest.approx(alone.exact)
 
 
 def test_scores_do_not_depend_on_the_batching(engine: ScoringEngine, objective: Objective) -> None:
@@ -90,10 +109,20 @@ def test_scores_do_not_depend_on_the_batching(engine: ScoringEngine, objective: 
     assert [row[0] for row in one_by_one] == pytest.approx([row[0] for row in packed], rel=1e-4, abs=1e-5)
 
 
-def test_gradient_is_the_finite_difference(engine: ScoringEngine, objective: Objective) -> None:
+# TIES elects signs anew wherever it is evaluated, so that its losses jump; its own test holds the signs.
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "breadcrumbs"])
+@pytest.mark.parametrize("groups", ["anchors", "module"])
+def test_gradient_is_the_finite_difference(
+    config: Config, bunch: Bunch, objective: Objective, method: str, groups: str
+) -> None:
+    merge = config.merge.model_copy(
+        update={"method": method, "parameters": {} if method == "task_arithmetic" else DENSE}
+    )
+    engine = ScoringEngine(bunch, Space.of(bunch, groups), bank_of(bunch, merge))
     point = random_point(engine.space, 3)
     batch, weights = objective.step_batch([0] * len(objective.terms))
-    gradient = engine.gradient(point, batch, weights)
+    gradient, exact = engine.gradient(point, batch, weights)
+    assert exact == [right for _, _, right in engine.score([batch])]
 
     def loss(at: np.ndarray) -> float:
         engine.apply(at)
@@ -103,6 +132,7 @@ def test_gradient_is_the_finite_difference(engine: ScoringEngine, objective: Obj
     direction = np.random.default_rng(4).normal(size=point.shape)
     slope = (loss(point + 1e-3 * direction) - loss(point - 1e-3 * direction)) / 2e-3
     assert (gradient * direction).sum() == pytest.approx(slope, rel=2e-3)
+    assert all(parameter.grad is None for parameter in engine.model.parameters()), "a gradient was kept"
 
 
 def test_objective_refuses_the_test_split(config: Config, bunch: Bunch) -> None:

@@ -1,10 +1,11 @@
 """Coefficients as an array, by tensor and as the parameters of a study."""
 
 import numpy as np
+import pytest
 
 from optimizer.merging.space import Space
 
-SPACE = Space(("math", "code"), {"embeddings": ["embed"], "layer 0": ["q", "k"], "head": ["head"]})
+SPACE = Space.grouped(("math", "code"), {"embeddings": ["embed"], "layer 0": ["q", "k"], "head": ["head"]})
 
 
 def test_space_maps_arrays_to_parameters_and_back() -> None:
@@ -21,3 +22,40 @@ def test_every_tensor_has_the_column_of_its_group() -> None:
 
 def test_experts_not_named_get_zero() -> None:
     assert SPACE.constant({"code": 0.5}).tolist() == [[0, 0, 0], [0.5, 0.5, 0.5]]
+
+
+NAMES = ["model.embed_tokens.weight", *(f"model.layers.{i}.mlp.up_proj.weight" for i in range(5)), "lm_head.weight"]
+
+
+def test_anchors_are_joined_by_straight_lines() -> None:
+    space = Space.named(["math"], NAMES, "anchors", anchors=3)
+    assert space.groups == ("anchor 0", "anchor 1", "anchor 2")
+    found = space.by_tensor(np.array([[0.0, 1.0, 3.0]]))
+    assert [found[name][0] for name in NAMES] == [0.0, 0.0, 0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_one_layer_and_none_have_anchors_too() -> None:
+    for names in (NAMES[:2], NAMES[:1]):
+        found = Space.named(["math"], names, "anchors", anchors=2).by_tensor(np.array([[0.25, 0.75]]))
+        assert set(found) == set(names)
+        assert all(0.25 <= value <= 0.75 for (value,) in found.values())
+
+
+def test_gathering_is_the_chain_rule() -> None:
+    rng = np.random.default_rng(0)
+    space = Space.named(["math", "code"], NAMES, "anchors", anchors=3)
+    point, step = rng.normal(size=(2, *space.shape))
+    slopes = {name: rng.normal(size=2) for name in NAMES}
+
+    def value(coefficients: np.ndarray) -> float:
+        return sum(float(slopes[name] @ row) for name, row in space.by_tensor(coefficients).items())
+
+    assert value(point + step) - value(point) == pytest.approx(float((space.gathered(slopes) * step).sum()))
+
+
+@pytest.mark.parametrize("granularity", ["model", "anchors", "layer", "module", "tensor"])
+def test_a_coarse_space_within_a_finer_one_gives_the_same_coefficients(granularity: str) -> None:
+    coarse = Space.named(["math"], NAMES, granularity)
+    fine = Space.named(["math"], NAMES, "tensor")
+    point = np.random.default_rng(0).normal(size=coarse.shape)
+    assert fine.by_tensor(point @ coarse.within(fine)) == coarse.by_tensor(point)

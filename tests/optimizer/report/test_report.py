@@ -42,6 +42,7 @@ def trial(number: int, name: str, loss: float) -> TrialRow:
         loss=loss,
         validation_loss=loss * 1.1,
         validation_exact=0.5,
+        pruned=False,
         retention={"safety": 0.5},
         seconds=1.0,
     )

@@ -5,18 +5,21 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 from optimizer.bunch import Bunch, open_bunch
-from optimizer.config import Config, DescentConfig, SearchConfig
+from optimizer.config import Config, SearchConfig
 from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Space
-from optimizer.objective.terms import Objective, Term, load_objective
+from optimizer.objective.constraints import Constraint, parse_constraint
+from optimizer.objective.terms import BLOCKS, Objective, Term, load_objective
 from optimizer.search.study import Searched, choose, open_storage, run_study, validation_scores
 from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
 
@@ -29,13 +32,36 @@ def searched(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Search
     return small_study(config, tmp_path_factory.mktemp("study") / "study.db")
 
 
-def small_study(config: Config, path: Path, only: tuple[str, ...] = ()) -> Searched:
+def small_study(config: Config, path: Path, sampler: str = "descent", constraints: Sequence[str] = ()) -> Searched:
     bunch = open_bunch(config.bunch)
     engine = ScoringEngine(bunch, Space.of(bunch, "layer"), bank_of(bunch, config.merge))
     tokenizer = bunch.chat_source.tokenizer()
-    search, validation = (load_objective(config, split, tokenizer, only) for split in ("search", "validation"))
-    settings = SearchConfig(descent=DescentConfig(trials=3, steps=24))
-    return run_study("small", open_storage(path), settings, engine, search, validation, lambda *_: None)
+    search, validation = (load_objective(config, split, tokenizer) for split in ("search", "validation"))
+    settings = SearchConfig.model_validate(
+        {"sampler": sampler, "descent": {"trials": 3, "steps": 24}, "black_box": {"trials": 6}}
+    )
+    kept = [parse_constraint(one, config.objective, config.bunch.models()) for one in constraints]
+    return run_study("small", open_storage(path), settings, engine, search, validation, lambda *_: None, kept)
+
+
+def test_a_constraint_is_told_of_every_trial_and_kept_by_the_winner(config: Config, tmp_path: Path) -> None:
+    rule = "safety >= 1 of aligned"
+    searched = small_study(config, tmp_path / "study.db", constraints=[rule])
+    names = [trial.user_attrs.get("name") for trial in searched.trials]
+    assert names[:2] == ["aligned", "base"], "what others are held to is measured first"
+    lacking = {name: trial.constraints[rule] for name, trial in zip(names, searched.trials, strict=True)}
+    assert lacking["aligned"] == 0
+    assert lacking["base"] == 1
+    aligned = validation_scores(searched.trials[0])["safety"].exact
+    assert validation_scores(searched.winner)["safety"].exact >= aligned
+
+
+def test_a_black_box_search_runs_within_its_box(config: Config, tmp_path: Path) -> None:
+    searched = small_study(config, tmp_path / "study.db", sampler="evomm")
+    suggested = [trial for trial in searched.trials if "name" not in trial.user_attrs]
+    assert len(suggested) == 6
+    assert all(0 <= value <= 1 for trial in suggested for value in trial.params.values())
+    assert len({tuple(trial.params.values()) for trial in suggested}) == 6
 
 
 def test_baselines_come_first_and_are_what_they_are_called(searched: Searched) -> None:
@@ -49,9 +75,21 @@ def test_baselines_come_first_and_are_what_they_are_called(searched: Searched) -
     assert (searched.named("task_arithmetic") == 1).all()
     cocktail = searched.named("lm_cocktail")
     assert cocktail.sum(0) == pytest.approx(1)
-    losses = {trial.user_attrs["name"]: trial.value for trial in searched.trials[1:5]}
+    losses = {trial.user_attrs["name"]: trial.user_attrs["loss"] for trial in searched.trials[1:5]}
     assert cocktail[0, 0] > cocktail[1, 0]
     assert min(losses, key=losses.__getitem__) == "aligned"
+
+
+def test_what_is_clearly_worse_is_given_up_early(searched: Searched) -> None:
+    states = [trial.state for trial in searched.trials]
+    pruned = [trial for trial in searched.trials if trial.state == TrialState.PRUNED]
+    assert states[0] == TrialState.COMPLETE, "there was nothing to compare it with"
+    assert pruned
+    for trial in pruned:
+        assert 2 <= len(trial.intermediate_values) < BLOCKS
+        assert trial.user_attrs["loss"] > min(t.value or 0.0 for t in searched.trials[: trial.number])
+        assert "validation" not in trial.user_attrs
+    assert searched.winner.state == TrialState.COMPLETE
 
 
 def test_a_parent_scores_the_same_as_its_coefficients(searched: Searched) -> None:
@@ -62,7 +100,7 @@ def test_a_parent_scores_the_same_as_its_coefficients(searched: Searched) -> Non
 
 
 def finished_trial(number: int, loss: float, **exact: float) -> optuna.trial.FrozenTrial:
-    scores = {name: {"loss": 1.0, "exact": value} for name, value in exact.items()}
+    scores = {name: {"loss": 1.0, "exact": value, "rows": 100} for name, value in exact.items()}
     trial = optuna.trial.create_trial(value=1.0, user_attrs={"validation": scores, "validation_loss": loss})
     trial.number = number
     return trial
@@ -70,7 +108,7 @@ def finished_trial(number: int, loss: float, **exact: float) -> optuna.trial.Fro
 
 def test_choice_by_hand() -> None:
     def term(name: str, weight: float) -> Term:
-        return Term(name, weight, [([1], [2])] * 100, [])
+        return Term(name, weight, [([1], [2])] * 100)
 
     validation = Objective([term("safety", 3), term("skill", 1)])
     trials = [
@@ -86,9 +124,27 @@ def test_choice_by_hand() -> None:
     assert validation.exact_error(validation_scores(trials[1])) == pytest.approx(by_hand)
 
 
+def test_choice_under_constraints_by_hand() -> None:
+    validation = Objective([Term("safety", 1, [([1], [2])] * 100), Term("skill", 1, [([1], [2])] * 100)])
+    aligned = finished_trial(0, 0.9, safety=0.9, skill=0.1)
+    aligned.set_user_attr("name", "aligned")
+    trials = [
+        aligned,
+        finished_trial(1, 0.1, safety=0.80, skill=1.00),  # best by far, but for the constraint
+        finished_trial(2, 0.2, safety=0.86, skill=0.95),
+        finished_trial(3, 0.3, safety=0.86, skill=0.97),
+    ]
+    kept = Constraint("safety", 0.95, "aligned")  # at least 0.855
+    assert choose(trials, validation).number == 1
+    assert choose(trials, validation, [kept]).number == 2
+    too_much = Constraint("safety", 0.95, "")
+    assert choose(trials[1:], validation, [too_much]).number == 2, "the least short of what none reaches"
+
+
 def test_the_winner_is_about_as_right_as_the_best(config: Config, bunch: Bunch, searched: Searched) -> None:
     validation = load_objective(config, "validation", bunch.chat_source.tokenizer())
-    shares = [validation.exact(validation_scores(trial)) for trial in searched.trials]
+    complete = [trial for trial in searched.trials if trial.state == TrialState.COMPLETE]
+    shares = [validation.exact(validation_scores(trial)) for trial in complete]
     assert validation.exact(validation_scores(searched.winner)) >= max(shares) - 0.05
 
 
@@ -98,7 +154,8 @@ def finished(database: Path) -> int:
         return 0
     try:
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-            return int(connection.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0])
+            done = "select count(*) from trials where state in ('COMPLETE', 'PRUNED')"
+            return int(connection.execute(done).fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
@@ -109,6 +166,7 @@ def trials(database: Path) -> dict[str, list[tuple[int, float, dict[str, float]]
     return {s.study_name: [(t.number, t.value, t.params) for t in s.trials] for s in studies}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_undisturbed(demo: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load(DEMO_CONFIG.read_text())
     settings["search"]["controls"] = {"control": ["numbers"]}
