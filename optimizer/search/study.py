@@ -97,14 +97,15 @@ def run_study(
     """Runs or resumes a study until its budget is spent.
 
     Args:
-        constraints: what the winner must keep.
         name: of the study in the storage.
-        search: terms that are descended on.
+        search: terms that are searched on.
         validation: the same terms on rows that only choose among finished trials.
         on_trial: told every finished trial, those of an earlier run included.
+        constraints: what the winner must keep; those of terms that are not searched on are left out.
     """
     space = engine.space
     constraints = [one for one in constraints if one.term in {term.name for term in search.terms}]
+    held_to = [one.source for one in constraints if one.source]
     suggest, count = _suggestions(config, engine, search, constraints)
     box = box_of(config)
     ranges: dict[str, BaseDistribution] = {name: FloatDistribution(*box) for name in space.parameters}
@@ -114,20 +115,23 @@ def run_study(
     total = len(space.experts) + 4 + count
     done = _finished(study)
     for number, known in enumerate(done, 1):
-        on_trial(number, total, known, study.best_trial)
+        on_trial(number, total, known, _best(done))
     while len(done) < total:
         begun = time.monotonic()
         study.sampler = suggest(done)
-        trial = _next_trial(study, space, config, search, ranges, [one.source for one in constraints if one.source])
-        named = trial.user_attrs.get(NAME)
+        trial = _next_trial(study, space, config, search, ranges, held_to)
+        named = str(trial.user_attrs.get(NAME, ""))
         # A trial that a killed run left may lack some of its parameters.
         engine.apply(space.from_parameters({name: trial.suggest_float(name, *box) for name in ranges}))
-        # What others are held to must be known to the end.
-        scores = _measured(trial, engine, search, may_stop=named not in [one.source for one in constraints])
+        with warnings.catch_warnings():
+            # A trial that a killed run left may have been told some of this already.
+            warnings.filterwarnings("ignore", message=".* is ignored because this .* is already")
+            # What others are held to must be known to the end.
+            scores = _measured(trial, engine, search, may_stop=named not in held_to)
+            sources = by_source(done, SEARCH) | {named: scores}
+            for one in constraints:
+                trial.set_constraint(one.name, one.bound(sources) - scores[one.term].exact)
         trial.set_user_attr(SEARCH, _plain(scores))
-        sources = by_source(done, SEARCH) | {str(named): scores}
-        for one in constraints:
-            trial.set_constraint(one.name, one.bound(sources) - scores[one.term].exact)
         trial.set_user_attr(LOSS, search.loss(scores))
         if not (pruned := sum(score.rows for score in scores.values()) < search.rows):
             checks = validation.scores(engine)
@@ -136,8 +140,14 @@ def run_study(
         trial.set_user_attr(SECONDS, time.monotonic() - begun)
         finished = study.tell(trial, state=TrialState.PRUNED) if pruned else study.tell(trial, search.loss(scores))
         done.append(finished)
-        on_trial(len(done), total, finished, study.best_trial)
+        on_trial(len(done), total, finished, _best(done))
     return Searched(done, choose(done, validation, constraints), space)
+
+
+def _best(done: Sequence[FrozenTrial]) -> FrozenTrial:
+    """The trial of lowest loss, among those that keep the constraints if there are any."""
+    complete = [trial for trial in done if trial.state == TrialState.COMPLETE]
+    return min(complete, key=lambda trial: (max([0.0, *trial.constraints.values()]), trial.user_attrs[LOSS]))
 
 
 def _pruner(config: SearchConfig) -> BasePruner:
