@@ -176,7 +176,8 @@ def _suggestions(
     space = engine.space
     if config.sampler != "descent":
         return lambda done: sampler_of(config, space, len(done)), config.black_box.trials
-    sizes = [len(term.examples) for term in search.terms]
+    descent = descent_of(config, space, [len(term.examples) for term in search.terms])
+    stretch = -(-descent.steps // config.descent.trials)
 
     def gradient(
         point: Coefficients, picks: Sequence[int], multipliers: Sequence[float]
@@ -188,12 +189,9 @@ def _suggestions(
         # Until the sources are measured nothing is descended on.
         bounds = {one.term: one.bound(known) for one in constraints if not one.source or one.source in known}
         limits = [1 - bounds[term.name] if term.name in bounds else None for term in search.terms]
-        descent = replace(descent_of(config, space, sizes), limits=limits)
-        return GradientSampler(space, descent, stretch, config.descent.start, gradient)
+        return GradientSampler(space, replace(descent, limits=limits), stretch, config.descent.start, gradient)
 
-    steps = descent_of(config, space, sizes).steps
-    stretch = -(-steps // config.descent.trials)
-    return sampler, -(-steps // stretch)
+    return sampler, -(-descent.steps // stretch)
 
 
 def descent_of(config: SearchConfig, space: Space, sizes: Sequence[int]) -> Descent:
@@ -261,7 +259,7 @@ def by_source(trials: Sequence[FrozenTrial], split: str) -> dict[str, dict[str, 
         split: `SEARCH` or `VALIDATION`; trials without it are left out.
     """
     return {
-        trial.user_attrs[NAME]: {term: Score(**values) for term, values in trial.user_attrs[split].items()}
+        trial.user_attrs[NAME]: _scores(trial, split)
         for trial in trials
         if NAME in trial.user_attrs and split in trial.user_attrs
     }
@@ -269,7 +267,11 @@ def by_source(trials: Sequence[FrozenTrial], split: str) -> dict[str, dict[str, 
 
 def validation_scores(trial: FrozenTrial) -> dict[str, Score]:
     """A finished trial's scores on the validation split."""
-    return {name: Score(**values) for name, values in trial.user_attrs[VALIDATION].items()}
+    return _scores(trial, VALIDATION)
+
+
+def _scores(trial: FrozenTrial, split: str) -> dict[str, Score]:
+    return {term: Score(**values) for term, values in trial.user_attrs[split].items()}
 
 
 def retentions(trials: Sequence[FrozenTrial], trial: FrozenTrial, experts: Sequence[str]) -> dict[str, float]:
@@ -302,16 +304,13 @@ def _enqueue_baseline(
     study: optuna.Study, space: Space, config: SearchConfig, search: Objective, first: Sequence[str]
 ) -> None:
     """Enqueues the first baseline that has not been tried, some before others; does nothing if all have."""
-    tried = {trial.user_attrs[NAME]: trial for trial in _finished(study) if NAME in trial.user_attrs}
+    tried = by_source(_finished(study), SEARCH)
     candidates = baselines.parents(space) | baselines.naive(space)
     missing = [name for name in sorted(candidates, key=lambda name: name not in first) if name not in tried]
     if missing:
         name, coefficients = missing[0], candidates[missing[0]]
     elif baselines.COCKTAIL not in tried:
-        losses = {
-            expert: search.loss({term: Score(**s) for term, s in tried[expert].user_attrs[SEARCH].items()})
-            for expert in space.experts
-        }
+        losses = {expert: search.loss(tried[expert]) for expert in space.experts}
         name = baselines.COCKTAIL
         coefficients = baselines.lm_cocktail(space, losses, config.cocktail_temperature)
     else:
