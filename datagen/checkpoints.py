@@ -364,21 +364,11 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     return bool(config.get("model_type") in TIED_UNLESS_SAID if said is None else said)
 
 
-def tensor_names(reference: str) -> set[str]:
-    """Names of all tensors of a model."""
-    return set(open_weights(reference).headers)
-
-
 def iterate_tensors(reference: str) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors of a model, one at a time."""
     weights = open_weights(reference)
     for name in weights.headers:
         yield name, weights.tensor(name)
-
-
-def fingerprint(reference: str | Path) -> str:
-    """A hash that tells one state of a model from another."""
-    return open_weights(str(reference)).fingerprint()
 
 
 def hash_of_blocks(files: Iterable[Path]) -> str:

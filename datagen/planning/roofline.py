@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from datagen.planning.hardware import Device
 
-#: Bytes per second that weights are read from a disk at.
-DISK = 1e9
-
 
 @dataclass(frozen=True)
 class Running:
