@@ -1,6 +1,6 @@
 """The torch engine: one live model, merged in place, that scores losses and their gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from datagen.batches import IGNORED, Batch
 from datagen.errors import BunchError
 from optimizer.bunch import Bunch
-from optimizer.merging.bank import Bank
+from optimizer.merging.bank import Bank, Weights
 from optimizer.merging.space import Coefficients, Space
 
 
@@ -40,7 +40,7 @@ class ScoringEngine:
         self._live = {name: live[name] for name in bunch.names}
         for name, parameter in self._live.items():
             parameter.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
-        self._at: dict[str, list[float]] = {}
+        self._at: Mapping[str, Weights] = {}
         self._slopes: dict[str, Coefficients] = {}
         self.applied: Coefficients | None = None
 
@@ -98,7 +98,7 @@ class ScoringEngine:
         per_example = losses.sum(1) / (wanted != IGNORED).sum(1)
         loss = (per_example * weights.to(self.device)).sum()
         self._at = self.space.by_tensor(coefficients)
-        self._slopes = dict.fromkeys(self._live, np.zeros(self.space.shape[0]))
+        self._slopes = {name: np.zeros(np.shape(self._at[name])) for name in self._live}
         loss.backward()  # type: ignore[no-untyped-call]
         return self.space.gathered(self._slopes), exact
 
@@ -106,7 +106,7 @@ class ScoringEngine:
         """Turns a tensor's gradient into that of its coefficients, and frees it."""
         if parameter.grad is not None:
             with torch.enable_grad():  # some methods differentiate their own formula, and hooks run without
-                self._slopes[name] = self._bank.gradient(name, self._at[name], parameter.grad).numpy()
+                self._slopes[name] = self._bank.gradient(name, self._at[name], parameter.grad).cpu().numpy()
             parameter.grad = None
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from optimizer.merging.kernels import Kernel
@@ -12,6 +14,9 @@ from optimizer.merging.methods.base import Settings, Value
 from optimizer.merging.tensors import Inputs, common_dtype
 
 Residency = Literal["device", "host", "disk"]
+
+#: Coefficients of a tensor: [experts], or [blocks, experts].
+Weights = Sequence[float] | Sequence[Sequence[float]] | npt.NDArray[np.float64]
 
 #: Bytes of source rows that a merge from disk holds at once, over all sources.
 _AT_ONCE = 256 << 20
@@ -87,12 +92,13 @@ class Bank:
         found = common_dtype([source.dtypes[name] for source in self.sources])
         return self.dtype if self.dtype and found.is_floating_point else found
 
-    def merge(self, name: str, coefficients: Sequence[float], out: torch.Tensor) -> torch.Tensor:
+    def merge(self, name: str, coefficients: Weights, out: torch.Tensor) -> torch.Tensor:
         """Writes one merged tensor.
 
         Args:
             name: of the tensor. What is not of floating point is copied from the first source.
-            coefficients: [experts].
+            coefficients: [experts]; or [blocks, experts], for even blocks of rows as `row_ends` cuts them. Methods that
+                go by rows take a tensor of one dimension for one row, which cannot be cut.
             out: of the sources' shape and any floating type; what it held is overwritten.
 
         Returns:
@@ -100,37 +106,41 @@ class Bank:
         """
         if not out.dtype.is_floating_point:
             return out.copy_(self.sources[0].tensor(name))
-        wanted = torch.tensor(coefficients, dtype=torch.float64)
+        wanted = torch.as_tensor(coefficients, dtype=torch.float64)
         parts = self._row_parts(name)
         if self.residency != "disk" or len(parts) == 1:
             inputs = self.inputs(name)
             if self.residency == "disk":
                 inputs = replace(inputs, experts=list(inputs.experts))  # few enough to be read once
-            return self._kernel(inputs).merge(inputs, wanted, out)
+            return _merge(self._kernel(inputs), inputs, wanted, out, (0, _rows(out.shape)))
         kernel = self.kernel(name)
         for begin, end in parts:
-            part = out[begin:end] if out.dim() else out
-            per_row = out[0].numel() if out.dim() else 1
-            kernel.merge(self._rows(name, begin, end), wanted, part, begin * per_row)
+            _merge(kernel, self._rows(name, begin, end), wanted, out, (begin, end))
         return out
 
-    def gradient(self, name: str, coefficients: Sequence[float], gradient: torch.Tensor) -> torch.Tensor:
-        """D loss / d coefficients of one tensor, [experts], float64.
+    def gradient(self, name: str, coefficients: Weights, gradient: torch.Tensor) -> torch.Tensor:
+        """D loss / d coefficients of one tensor, of their shape, float64, where the sources are or on the CPU.
 
         Args:
             name: of the tensor.
-            coefficients: where it is taken, [experts].
+            coefficients: where it is taken, [experts] or [blocks, experts], as for `merge`.
             gradient: of the loss by the merged tensor.
         """
-        return self.kernel(name).gradient(self.inputs(name), torch.tensor(coefficients, dtype=torch.float64), gradient)
+        at = torch.as_tensor(coefficients, dtype=torch.float64)
+        kernel, inputs = self.kernel(name), self.inputs(name)
+        if at.dim() == 1:
+            return kernel.gradient(inputs, at, gradient)
+        per_row = gradient.numel() // max(1, _rows(gradient.shape))
+        ends = [end * per_row for end in row_ends(_rows(gradient.shape), len(at))]
+        return kernel.gradient_blocks(inputs, at, ends, gradient)
 
     def merged(
-        self, coefficients: Mapping[str, Sequence[float]], dtype: torch.dtype | None = None
+        self, coefficients: Mapping[str, Weights], dtype: torch.dtype | None = None
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """All merged tensors, one at a time.
 
         Args:
-            coefficients: tensor name -> [experts].
+            coefficients: tensor name -> [experts] or [blocks, experts], as for `merge`.
             dtype: of the result; by default what is merged in.
 
         Yields:
@@ -186,8 +196,39 @@ class Bank:
         if len(shape) < 2:  # small, and one row for methods that go by rows
             return [(0, shape[0] if shape else 1)]
         row = torch.Size(shape[1:]).numel() * self.dtype_of(name).itemsize * len(self.sources)
-        step = max(8, _AT_ONCE // row // 8 * 8)  # a multiple of 8 keeps whole bytes of masks together
+        step = max(1, _AT_ONCE // row)
         return [(begin, min(shape[0], begin + step)) for begin in range(0, shape[0], step)]
+
+
+def row_ends(rows: int, blocks: int) -> list[int]:
+    """Where each of so many blocks of a tensor's rows ends; they are even but for one row."""
+    return [(block + 1) * rows // blocks for block in range(blocks)]
+
+
+def _merge(
+    kernel: Kernel, inputs: Inputs, coefficients: torch.Tensor, out: torch.Tensor, part: tuple[int, int]
+) -> torch.Tensor:
+    """Merges some rows of a tensor.
+
+    Args:
+        inputs: these rows.
+        coefficients: of the whole tensor, [experts] or [blocks, experts].
+        out: the whole tensor.
+        part: its first row, and the one after its last.
+    """
+    rows, (begin, end) = _rows(out.shape), part
+    target = out if (begin, end) == (0, rows) else out[begin:end]
+    per_row = out.numel() // max(1, rows)
+    if coefficients.dim() == 1:
+        return kernel.merge(inputs, coefficients, target, begin * per_row)
+    ends = row_ends(rows, len(coefficients))
+    met = [block for block, last in enumerate(ends) if last > begin and (block == 0 or ends[block - 1] < end)]
+    own = [(min(end, ends[block]) - begin) * per_row for block in met]
+    return kernel.merge_blocks(inputs, coefficients[met], own, target, begin * per_row)
+
+
+def _rows(shape: Sequence[int]) -> int:
+    return shape[0] if shape else 1
 
 
 def floating_dtype(sources: Sequence[Source]) -> torch.dtype:

@@ -7,16 +7,25 @@ a GPU (compiled), what gradients are taken through, and what the native CPU kern
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from optimizer.merging import native
-from optimizer.merging.masks import Band, magnitudes, unpacked
+from optimizer.merging.formulas import (
+    LEAST_DIVISOR,
+    compiled,
+    plain_divisor,
+    row_products,
+    sum_of,
+    task_vectors,
+    weighted_sum,
+)
+from optimizer.merging.masks import Band, unpacked
 from optimizer.merging.tensors import Inputs
 
-#: Elements per step on a CPU: a few float32 buffers of it stay in the second-level cache. A multiple of 8, for bits.
+#: Elements per step on a CPU: a few float32 buffers of it stay in the second-level cache.
 _STEP = 1 << 16
 
 
@@ -24,7 +33,7 @@ class Kernel(ABC):
     """Merges one tensor, for any coefficients."""
 
     #: Elements that must stay together: a part of a tensor that is merged alone begins at a multiple of it.
-    unit: int = 8
+    unit: int = 1
 
     @abstractmethod
     def weights(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -84,27 +93,71 @@ class Kernel(ABC):
                     target[begin:end] = self.formula(_part(flat, begin, end), weights, first + begin)
         return out
 
-    def gradient(self, inputs: Inputs, coefficients: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """D loss / d coefficients, [experts], float64.
+    def merge_blocks(
+        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], out: torch.Tensor, first: int = 0
+    ) -> torch.Tensor:
+        """Writes a merged tensor of which each block of rows has coefficients of its own.
 
         Args:
-            inputs: the sources.
+            inputs: the sources, or the same rows of each of them.
+            coefficients: [blocks, experts], float64.
+            ends: index of the element after each block, [blocks].
+            out: of the sources' shape; what it held is overwritten.
+            first: index of the rows' first element in the whole tensor.
+
+        Returns:
+            `out`.
+        """
+        flat, target = _flat(inputs), out.view(-1)
+        for (begin, end), each in zip(pairwise([0, *ends]), coefficients, strict=True):
+            self.merge(_part(flat, begin, end), each, target[begin:end], first + begin)
+        return out
+
+    def gradient(
+        self, inputs: Inputs, coefficients: torch.Tensor, gradient: torch.Tensor, first: int = 0
+    ) -> torch.Tensor:
+        """D loss / d coefficients, [experts], float64, where the sources are or on the CPU.
+
+        Args:
+            inputs: the sources, or the same part of each of them.
             coefficients: where it is taken, [experts], float64.
             gradient: of the loss by the merged tensor, of the sources' shape.
+            first: index of the part's first element in the whole tensor, a multiple of `unit`.
         """
         at = coefficients.detach().clone().requires_grad_()
         weights = self.weights(at)
         if not weights.requires_grad:  # the mean of one model, whatever its share
             return torch.zeros_like(at)
-        (chained,) = torch.autograd.grad(weights, at, self._by_weights(inputs, weights.detach(), gradient))
+        slopes = self._by_weights(inputs, weights.detach(), gradient, first)
+        if weights is at:
+            return slopes
+        (chained,) = torch.autograd.grad(weights, at, slopes.to(at.device))
         return chained
 
-    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def gradient_blocks(
+        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], gradient: torch.Tensor
+    ) -> torch.Tensor:
+        """D loss / d coefficients of a tensor of which each block of rows has its own, [blocks, experts], float64.
+
+        Args:
+            inputs: the sources.
+            coefficients: where it is taken, [blocks, experts], float64.
+            ends: index of the element after each block, [blocks].
+            gradient: of the loss by the merged tensor, of the sources' shape.
+        """
+        flat, along = _flat(inputs), gradient.reshape(-1)
+        slopes = [
+            self.gradient(_part(flat, begin, end), each, along[begin:end], begin)
+            for (begin, end), each in zip(pairwise([0, *ends]), coefficients, strict=True)
+        ]
+        return torch.stack(slopes)
+
+    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
         flat, along = _flat(inputs), gradient.reshape(-1)
         single = weights.to(inputs.device, torch.float32).requires_grad_()
         total = torch.zeros_like(weights)
-        for begin, end in self._steps(along.numel(), 0, along.device):
-            merged = self.formula(_part(flat, begin, end), single, begin)
+        for begin, end in self._steps(along.numel(), first, along.device):
+            merged = self.formula(_part(flat, begin, end), single, first + begin)
             (part,) = torch.autograd.grad(merged, single, along[begin:end].float())
             total += part.to(total.device, torch.float64)
         return total
@@ -168,17 +221,17 @@ class WeightedSum(Kernel):
         if weights.dim() > 1:
             return False
         if self.deltas:
-            native.task_vectors(inputs.needed_base, inputs.experts, weights, out, first=first)
+            native.task_vectors(inputs.needed_base, inputs.experts, native.Blocks(weights[None], [out.numel()]), out)
         else:
             divisor = float(sum_of(weights.unbind())) if self.normalize else None
             native.weighted_sum(inputs.all, weights, out, divisor)
         return True
 
-    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
         if weights.dim() > 1:
-            return super()._by_weights(inputs, weights, gradient)
-        flat = _flat(inputs)
-        dots = dot_products(flat.base if self.deltas else None, flat.experts if self.deltas else flat.all, gradient)
+            return super()._by_weights(inputs, weights, gradient, first)
+        base, sources = (inputs.base, inputs.experts) if self.deltas else (None, inputs.all)
+        dots = dot_products(base, sources, gradient, [gradient.numel()])[0].to(weights.device)
         if not self.normalize:
             return dots
         return (dots - (weights * dots).sum() / weights.sum()) / weights.sum()
@@ -225,7 +278,7 @@ class TaskVectors(Kernel):
         """Experts one after another."""
         count = inputs.shape.numel()
         device = inputs.device
-        kept = [unpacked(bits, first, count) for bits in self.bits] if self.bits else None
+        kept = [unpacked(bits, first, count).view(inputs.shape) for bits in self.bits] if self.bits else None
         edges = torch.tensor([band.at(first) for band in self.bands], device=device) if self.bands else None
         scale = torch.tensor(self.scale, device=device)
         run = _fastest(task_vectors, weights)
@@ -244,113 +297,76 @@ class TaskVectors(Kernel):
 
     def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
         """All of it."""
-        native.task_vectors(
-            inputs.needed_base,
-            inputs.experts,
-            weights,
-            out,
-            first=first,
-            dtype=inputs.dtype,
-            bands=self.bands,
-            bits=self.bits,
-            rescale=self.rescale,
-            consensus=self.consensus,
-            normalize=self.normalize,
-            divisor=float(plain_divisor(weights)) if self.normalize else 1.0,
-            scale=self.scale,
-        )
+        blocks = native.Blocks(weights[None], [out.numel()], first)
+        native.task_vectors(inputs.needed_base, inputs.experts, blocks, out, **self._how(inputs))
         return True
 
-    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        if self.bands or self.bits or self.rescale is not None or self.consensus or self.normalize:
-            return super()._by_weights(inputs, weights, gradient)
-        flat = _flat(inputs)
-        return self.scale * dot_products(flat.base, flat.experts, gradient)
+    def merge_blocks(
+        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], out: torch.Tensor, first: int = 0
+    ) -> torch.Tensor:
+        """In one pass, but for blocks that equal a source."""
+        weights = coefficients.float().contiguous()
+        flat, target = _flat(inputs), out.view(-1)
+        if any(self.copied(each) is not None for each in weights):
+            return super().merge_blocks(flat, coefficients, ends, out, first)
+        if native.usable(*flat.all, target):
+            how = self._how(inputs)
+            native.task_vectors(flat.needed_base, flat.experts, native.Blocks(weights, ends, first), target, **how)
+            return out
+        if self.bands or out.device.type == "cpu":  # whose edges change in the middle of rows
+            return super().merge_blocks(flat, coefficients, ends, out, first)
+        out.copy_(self.by_rows(inputs, weights, ends, first).view(out.shape))
+        return out
 
+    def by_rows(self, inputs: Inputs, weights: torch.Tensor, ends: Sequence[int], first: int) -> torch.Tensor:
+        """Merged elements of all blocks by the formula, whose weights then differ by row, [rows, columns], float32."""
+        rows = inputs.shape[0]
+        columns = inputs.shape.numel() // rows
+        counts = torch.tensor([(end - begin) // columns for begin, end in pairwise([0, *ends])])
+        each = weights.repeat_interleave(counts, 0).T[:, :, None].contiguous()
+        return self.formula(_map(inputs, lambda tensor: tensor.reshape(rows, columns)), each.to(inputs.device), first)
 
-def weighted_sum(
-    base: torch.Tensor | None, sources: Sequence[torch.Tensor], weights: torch.Tensor, normalize: bool
-) -> torch.Tensor:
-    """Sum of weight x source in float32, or base + sum of weight x task vector, in the sources' order.
+    def gradient_blocks(
+        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], gradient: torch.Tensor
+    ) -> torch.Tensor:
+        """In one pass where there is a kernel for it."""
+        found = self._dots(inputs, coefficients, gradient, ends, 0)
+        return super().gradient_blocks(inputs, coefficients, ends, gradient) if found is None else found
 
-    Args:
-        base: what task vectors are taken against; None to sum the sources themselves.
-        sources: of one shape.
-        weights: [sources, ...], to be multiplied with a source each.
-        normalize: whether to divide a sum of sources by the weights' sum.
-    """
-    if base is not None:
-        origin = base.float()
-        vectors = [(source.float() - origin) * weight for source, weight in zip(sources, weights, strict=True)]
-        return origin + sum_of(vectors)
-    total = torch.zeros_like(sources[0], dtype=torch.float32)
-    for source, weight in zip(sources, weights, strict=True):
-        total = torch.addcmul(total, source.float(), weight)  # rounds once, as linear merging is defined
-    return total / sum_of(weights.unbind()) if normalize else total
+    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
+        found = self._dots(inputs, weights[None], gradient, [gradient.numel()], first)
+        return super()._by_weights(inputs, weights, gradient, first) if found is None else found[0]
 
+    def _dots(
+        self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, ends: Sequence[int], first: int
+    ) -> torch.Tensor | None:
+        """The gradient as dot products with the trimmed vectors, [blocks, experts]; None if there is no kernel."""
+        flat, along = _flat(inputs), gradient.reshape(-1)
+        if native.usable(*flat.all, along):
+            blocks = native.Blocks(weights.float().contiguous(), ends, first)
+            dots = native.dot_products(flat.base, flat.experts, along, blocks, **self._how(inputs))
+        elif self.bands or self.bits or self.rescale is not None or self.consensus:
+            return None
+        else:
+            dots = dot_products(inputs.base, inputs.experts, gradient, ends)
+        if self.normalize and not self.consensus:
+            weights = weights.to(dots.device)
+            totals = weights.sum(1, keepdim=True)
+            divided = totals.abs() >= LEAST_DIVISOR
+            divisor = torch.where(divided, totals, 1.0)
+            dots = (dots - divided * (weights * dots).sum(1, keepdim=True) / divisor) / divisor
+        return dots * self.scale
 
-def task_vectors(
-    base: torch.Tensor,
-    experts: Sequence[torch.Tensor],
-    dtype: torch.dtype,
-    weights: torch.Tensor,
-    edges: torch.Tensor | None,
-    kept: Sequence[torch.Tensor] | None,
-    rescale: torch.Tensor | None,
-    scale: torch.Tensor,
-    consensus: bool,
-    normalize: bool,
-) -> torch.Tensor:
-    """Base + scale x merged task vectors in float32.
-
-    Args:
-        base: flat.
-        experts: flat.
-        dtype: that magnitudes are compared in.
-        weights: [experts].
-        edges: least and greatest magnitude kept of each expert, [experts, 2].
-        kept: masks of each expert, bool.
-        rescale: [experts].
-        scale: a scalar.
-        consensus: whether signs must agree.
-        normalize: whether to divide by the weights that took part.
-    """
-    origin = base.float()
-    vectors = []
-    for i, expert in enumerate(experts):
-        vector = expert.float() - origin
-        if edges is not None:
-            key = magnitudes(vector, dtype)
-            vector = torch.where((key >= edges[i, 0]) & (key <= edges[i, 1]), vector, 0.0)
-        if kept is not None:
-            vector = torch.where(kept[i], vector, 0.0)
-        vectors.append((vector if rescale is None else vector * rescale[i]) * weights[i])
-    total = sum_of(vectors)
-    divisor = plain_divisor(weights) if normalize else None
-    if consensus:
-        sign = torch.where(total >= 0, 1.0, -1.0)
-        agreeing = [vector * sign > 0 for vector in vectors]
-        total = sum_of([torch.where(agrees, vector, 0.0) for agrees, vector in zip(agreeing, vectors, strict=True)])
-        if normalize:
-            summed = sum_of(
-                [torch.where(agrees, weight, 0.0) for agrees, weight in zip(agreeing, weights, strict=True)]
-            )
-            divisor = torch.where(summed == 0, 1.0, summed)
-    return origin + (total if divisor is None else total / divisor) * scale
-
-
-def sum_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Their sum, added in order."""
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
-
-
-def plain_divisor(weights: torch.Tensor) -> torch.Tensor:
-    """Sum of the weights, or 1 where it is next to nothing."""
-    total = sum_of(weights.unbind())
-    return torch.where(total.abs() < 1e-8, 1.0, total)
+    def _how(self, inputs: Inputs) -> dict[str, Any]:
+        return {
+            "dtype": inputs.dtype,
+            "bands": self.bands,
+            "bits": self.bits,
+            "rescale": self.rescale,
+            "consensus": self.consensus,
+            "normalize": self.normalize,
+            "scale": self.scale,
+        }
 
 
 def only(weights: Sequence[float], base: bool, normalize: bool) -> int | None:
@@ -369,25 +385,31 @@ def only(weights: Sequence[float], base: bool, normalize: bool) -> int | None:
     return None
 
 
-def dot_products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
-    """<gradient, source - base> of each source, or <gradient, source> without base, [sources], float64."""
-    along = gradient.reshape(-1).float().contiguous()
-    if native.usable(*([] if base is None else [base]), *sources, along):
-        return native.dot_products(base, sources, along)
-    origin = 0.0 if base is None else base.float()
-    return torch.stack([torch.dot(along, (source.float() - origin)) for source in sources]).double().cpu()
+def dot_products(
+    base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor, ends: Sequence[int]
+) -> torch.Tensor:
+    """<gradient, source - base> of each source, or <gradient, source> without base, [blocks, sources], float64.
 
-
-@cache
-def compiled(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A formula as one fused kernel."""
-    # Without these the compiler stores what is used more than a few times, and reads it back from memory.
-    options: dict[str, Any] = {f"realize_{what}_threshold": 1 << 30 for what in ("opcount", "reads", "acc_reads")}
-    # And without these a GPU fuses products with sums, divides roughly and drops subnormals: other bits than a CPU's.
-    options |= {"emulate_precision_casts": True}
-    options |= {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
-    run: Callable[..., Any] = torch.compile(formula, dynamic=True, options=options)
-    return run
+    Args:
+        base: of the gradient's shape, as the sources are.
+        sources: one or more.
+        gradient: of any floating type.
+        ends: index of the element after each block of rows, [blocks].
+    """
+    given = [*([] if base is None else [base]), *sources, gradient]
+    *flat, along = (tensor.reshape(-1) for tensor in given)
+    if native.usable(*flat, along):
+        blocks = native.Blocks(torch.zeros(len(ends), len(sources)), ends)
+        return native.dot_products(None if base is None else flat[0], flat[base is not None :], along, blocks)
+    rows = gradient.shape[0] if gradient.dim() > 1 or len(ends) > 1 else 1
+    columns = gradient.numel() // max(1, rows)
+    *shaped, along = (tensor.reshape(rows, columns) for tensor in given)
+    run = compiled(row_products) if along.is_cuda else row_products
+    by_row = run(None if base is None else shaped[0], shaped[base is not None :], along).double()
+    if len(ends) == 1:
+        return by_row.sum(1)[None]
+    counts = [(end - begin) // columns for begin, end in pairwise([0, *ends])]
+    return torch.stack([part.sum(1) for part in torch.split(by_row, counts, 1)])
 
 
 def _fastest(formula: Callable[..., torch.Tensor], weights: torch.Tensor) -> Callable[..., torch.Tensor]:

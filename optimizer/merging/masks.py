@@ -71,7 +71,7 @@ def packed(keep: torch.Tensor) -> torch.Tensor:
 
 
 def unpacked(bits: torch.Tensor, first: int, count: int) -> torch.Tensor:
-    """Elements [first, first + count) of a packed mask, bool; `first` is a multiple of 8."""
+    """Elements [first, first + count) of a packed mask, bool."""
     part = bits[first // 8 : (first + count + 7) // 8]
     powers = torch.tensor(_BIT, dtype=torch.uint8, device=bits.device)
-    return (part[:, None] & powers).ne(0).flatten()[:count]
+    return (part[:, None] & powers).ne(0).flatten()[first % 8 :][:count]

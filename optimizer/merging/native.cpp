@@ -131,6 +131,15 @@ void together(int64_t threads, Work work) {
     for (std::thread& other : others) other.join();
 }
 
+// Calls part(block, begin, end) for what each block has in a range.
+template <class Part>
+void by_block(int64_t blocks, const int64_t* ends, int64_t begin, int64_t end, Part part) {
+    for (int64_t block = 0; block < blocks; block++) {
+        const int64_t from = std::max(begin, block ? ends[block - 1] : 0), to = std::min(end, ends[block]);
+        if (from < to) part(block, from, to);
+    }
+}
+
 // Calls part(i, begin, end) for the i-th of `threads` ranges that make up `count`, some of which may be empty.
 template <class Part>
 void spread(int64_t threads, int64_t count, Part part) {
@@ -157,7 +166,7 @@ struct Merge {
     const Band* bands;           // or null
     const uint8_t* const* bits;  // or null; bit i % 8 of byte i / 8
     const float* rescale;        // or null
-    const float* weights;
+    const float* weights;        // [blocks, experts]
     int consensus, normalize;
     float divisor, scale;
     char* out;
@@ -188,11 +197,37 @@ void trim(const Band& band, int key_type, int64_t index, int64_t n, float* __res
 }
 
 void mask(const uint8_t* bits, int64_t index, int64_t n, float* __restrict__ d) {
-    for (int64_t i = 0; i < n; i += 8) {
+    const auto kept = [=](int64_t i) { return (bits[(index + i) >> 3] >> ((index + i) & 7)) & 1u; };
+    int64_t i = 0;
+    for (; i < n && (index + i) % 8; i++) d[i] = where(kept(i), d[i]);
+    for (; i + 8 <= n; i += 8) {
         const uint32_t byte = bits[(index + i) >> 3];
-        const int64_t m = std::min<int64_t>(8, n - i);
-        for (int64_t j = 0; j < m; j++) d[i + j] = where((byte >> j) & 1u, d[i + j]);
+        for (int64_t j = 0; j < 8; j++) d[i + j] = where((byte >> j) & 1u, d[i + j]);
     }
+    for (; i < n; i++) d[i] = where(kept(i), d[i]);
+}
+
+// The vectors of all experts as they are trimmed and rescaled, one block after another.
+void trimmed(const Merge& merge, int64_t at, int64_t n, int64_t first, const float* __restrict__ base,
+             float* __restrict__ vectors) {
+    alignas(64) float buffer[BLOCK];
+    for (int64_t k = 0; k < merge.experts; k++) {
+        float* __restrict__ d = vectors + k * BLOCK;
+        subtract(load(merge.sources[k], merge.types[k + 1], at, n, buffer), base, n, d);
+        if (merge.bands) trim(merge.bands[k], merge.key_type, first + at, n, d);
+        if (merge.bits) mask(merge.bits[k], first + at, n, d);
+        if (merge.rescale) {
+            const float rescale = merge.rescale[k];
+            for (int64_t i = 0; i < n; i++) d[i] *= rescale;
+        }
+    }
+}
+
+// The sum of the weights, or 1 where it is next to nothing.
+float plain_divisor(const Merge& merge) {
+    float total = merge.weights[0];
+    for (int64_t k = 1; k < merge.experts; k++) total += merge.weights[k];
+    return std::fabs(total) < 1e-8f ? 1.0f : total;
 }
 
 // The merged elements from the weighted vectors of all experts, which lie one block after another. With the number of
@@ -246,29 +281,34 @@ Combine combine_of(const Merge& merge) {
 
 namespace {
 
-void task_vectors_part(const Merge& merge, int64_t begin, int64_t end, int64_t first) {
-    alignas(64) float base_buffer[BLOCK], buffer[BLOCK], total[BLOCK];
-    float(*vectors)[BLOCK] = new (std::align_val_t(64)) float[merge.experts][BLOCK];
+Merge of_block(Merge merge, int64_t block) {
+    merge.weights += block * merge.experts;
+    return merge;
+}
+
+// Room for a block of every expert.
+struct Vectors {
+    float* all;
+    explicit Vectors(int64_t experts) : all(new (std::align_val_t(64)) float[experts * BLOCK]) {}
+    Vectors(const Vectors&) = delete;
+    ~Vectors() { operator delete[](all, std::align_val_t(64)); }
+};
+
+void task_vectors_part(const Merge& merge, int64_t begin, int64_t end, int64_t first, float* vectors) {
+    alignas(64) float buffer[BLOCK], total[BLOCK];
     const Combine run = combine_of(merge);
     for (int64_t at = begin; at < end; at += BLOCK) {
         const int64_t n = std::min(BLOCK, end - at);
-        const float* base = load(merge.base, merge.types[0], at, n, base_buffer);
+        const float* base = load(merge.base, merge.types[0], at, n, buffer);
+        trimmed(merge, at, n, first, base, vectors);
         for (int64_t k = 0; k < merge.experts; k++) {
-            float* __restrict__ d = vectors[k];
-            subtract(load(merge.sources[k], merge.types[k + 1], at, n, buffer), base, n, d);
-            if (merge.bands) trim(merge.bands[k], merge.key_type, first + at, n, d);
-            if (merge.bits) mask(merge.bits[k], first + at, n, d);
-            if (merge.rescale) {
-                const float rescale = merge.rescale[k];
-                for (int64_t i = 0; i < n; i++) d[i] *= rescale;
-            }
+            float* __restrict__ d = vectors + k * BLOCK;
             const float weight = merge.weights[k];
             for (int64_t i = 0; i < n; i++) d[i] *= weight;
         }
-        run(merge, vectors[0], base, n, total);
+        run(merge, vectors, base, n, total);
         store(total, merge.out, merge.out_type, at, n);
     }
-    operator delete[](vectors, std::align_val_t(64));
 }
 
 void weighted_sum_part(const Merge& merge, int64_t begin, int64_t end) {
@@ -288,19 +328,46 @@ void weighted_sum_part(const Merge& merge, int64_t begin, int64_t end) {
     }
 }
 
-void dot_products_part(const Merge& merge, int64_t begin, int64_t end, const float* gradient, double* dots) {
+// Leaves of each vector what the merged element's derivative by its weight is made of: nothing where its sign is not
+// that of the weighted sum; with `normalize`, less the mean and divided as the sum is.
+template <bool normalize>
+void agree(const Merge& merge, int64_t n, float* __restrict__ vectors) {
+    for (int64_t i = 0; i < n; i++) {
+        float sum = vectors[i] * merge.weights[0];
+        for (int64_t k = 1; k < merge.experts; k++) sum += vectors[k * BLOCK + i] * merge.weights[k];
+        const float sign = sum >= 0.0f ? 1.0f : -1.0f;
+        float agreeing = 0.0f, divisor = 0.0f;
+        for (int64_t k = 0; k < merge.experts; k++) {
+            const float weighted = vectors[k * BLOCK + i] * merge.weights[k];
+            agreeing += where(weighted * sign > 0.0f, weighted);
+            divisor += where(weighted * sign > 0.0f, merge.weights[k]);
+        }
+        const bool divided = normalize && divisor != 0.0f;
+        const float mean = divided ? agreeing / divisor : 0.0f, factor = divided ? 1.0f / divisor : 1.0f;
+        for (int64_t k = 0; k < merge.experts; k++) {
+            float& vector = vectors[k * BLOCK + i];
+            vector = where(vector * merge.weights[k] * sign > 0.0f, (vector - mean) * factor);
+        }
+    }
+}
+
+void dot_products_part(const Merge& merge, int64_t begin, int64_t end, int64_t first, const char* gradient, int type,
+                       float* vectors, double* dots) {
     alignas(64) float base_buffer[BLOCK], buffer[BLOCK];
     for (int64_t at = begin; at < end; at += BLOCK) {
         const int64_t n = std::min(BLOCK, end - at);
-        const float* __restrict__ g = gradient + at;
-        const float* base = merge.base ? load(merge.base, merge.types[0], at, n, base_buffer) : nullptr;
+        std::fill_n(base_buffer, merge.base ? 0 : n, 0.0f);
+        const float* base = merge.base ? load(merge.base, merge.types[0], at, n, base_buffer) : base_buffer;
+        trimmed(merge, at, n, first, base, vectors);
+        if (merge.consensus) (merge.normalize ? agree<true> : agree<false>)(merge, n, vectors);
+        const float* __restrict__ g = load(gradient, type, at, n, buffer);
         for (int64_t k = 0; k < merge.experts; k++) {
-            const float* __restrict__ x = load(merge.sources[k], merge.types[k + 1], at, n, buffer);
+            const float* __restrict__ x = vectors + k * BLOCK;
             float lanes[16] = {0};
             int64_t i = 0;
             for (; i + 16 <= n; i += 16)
-                for (int j = 0; j < 16; j++) lanes[j] += g[i + j] * (base ? x[i + j] - base[i + j] : x[i + j]);
-            for (; i < n; i++) lanes[0] += g[i] * (base ? x[i] - base[i] : x[i]);
+                for (int j = 0; j < 16; j++) lanes[j] += g[i + j] * x[i + j];
+            for (; i < n; i++) lanes[0] += g[i] * x[i];
             double sum = 0;
             for (int j = 0; j < 16; j++) sum += lanes[j];
             dots[k] += sum;
@@ -344,9 +411,18 @@ void between_part(const Merge& merge, int64_t begin, int64_t end, float floor, f
 
 extern "C" {
 
-// base + scale * (weighted task vectors), of a part whose first element has global index `first`.
-void task_vectors(const Merge* merge, int64_t threads, int64_t count, int64_t first) {
-    spread(threads, count, [=](int64_t, int64_t begin, int64_t end) { task_vectors_part(*merge, begin, end, first); });
+// base + scale * (weighted task vectors), of a part whose first element has global index `first`; each block of it has
+// weights of its own.
+void task_vectors(const Merge* merge, int64_t threads, int64_t count, int64_t first, int64_t blocks,
+                  const int64_t* ends) {
+    spread(threads, count, [=](int64_t, int64_t begin, int64_t end) {
+        const Vectors vectors(merge->experts);
+        by_block(blocks, ends, begin, end, [&](int64_t block, int64_t from, int64_t to) {
+            Merge own = of_block(*merge, block);
+            own.divisor = plain_divisor(own);
+            task_vectors_part(own, from, to, first, vectors.all);
+        });
+    });
 }
 
 // Weighted sum of the sources divided by `divisor`; each product is added with one rounding, as torch.addcmul does.
@@ -354,13 +430,19 @@ void weighted_sum(const Merge* merge, int64_t threads, int64_t count) {
     spread(threads, count, [=](int64_t, int64_t begin, int64_t end) { weighted_sum_part(*merge, begin, end); });
 }
 
-// <gradient, source_k - base> for every expert, or <gradient, source_k> without a base.
-void dot_products(const Merge* merge, int64_t threads, int64_t count, const float* gradient, double* dots) {
-    std::vector<double> each(threads * merge->experts);
+// <gradient, what weight k multiplies> of every block, [blocks, experts].
+void dot_products(const Merge* merge, int64_t threads, int64_t count, int64_t first, int64_t blocks, const int64_t* ends,
+                  const char* gradient, int type, double* dots) {
+    const int64_t size = blocks * merge->experts;
+    std::vector<double> each(threads * size);
     spread(threads, count, [=, &each](int64_t i, int64_t begin, int64_t end) {
-        dot_products_part(*merge, begin, end, gradient, each.data() + i * merge->experts);
+        const Vectors vectors(merge->experts);
+        by_block(blocks, ends, begin, end, [&](int64_t block, int64_t from, int64_t to) {
+            double* own = each.data() + i * size + block * merge->experts;
+            dot_products_part(of_block(*merge, block), from, to, first, gradient, type, vectors.all, own);
+        });
     });
-    for (size_t i = 0; i < each.size(); i++) dots[i % merge->experts] += each[i];
+    for (size_t i = 0; i < each.size(); i++) dots[i % size] += each[i];
 }
 
 // Every `step`-th magnitude of source - base, from the first on.

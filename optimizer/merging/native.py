@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,47 +83,46 @@ def usable(*tensors: torch.Tensor) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Coefficients by block of elements.
+
+    Attributes:
+        weights: [blocks, experts], float32.
+        ends: index of the element after each block, [blocks].
+        first: index of the first element in the whole tensor, on which trims depend.
+    """
+
+    weights: torch.Tensor
+    ends: Sequence[int]
+    first: int = 0
+
+    @cached_property
+    def tail(self) -> tuple[ctypes.c_int64, ctypes.c_int64, Any]:
+        """As the kernels take it."""
+        return ctypes.c_int64(self.first), ctypes.c_int64(len(self.ends)), (ctypes.c_int64 * len(self.ends))(*self.ends)
+
+
 def task_vectors(
-    base: torch.Tensor,
-    experts: Sequence[torch.Tensor],
-    weights: torch.Tensor,
-    out: torch.Tensor,
-    *,
-    first: int,
-    dtype: torch.dtype = torch.float32,
-    bands: Sequence[Band] | None = None,
-    bits: Sequence[torch.Tensor] | None = None,
-    rescale: torch.Tensor | None = None,
-    consensus: bool = False,
-    normalize: bool = False,
-    divisor: float = 1.0,
-    scale: float = 1.0,
+    base: torch.Tensor, experts: Sequence[torch.Tensor], blocks: Blocks, out: torch.Tensor, **how: Any
 ) -> None:
-    """`kernels.task_vectors`, written into `out`."""
-    banded = (_Band * len(experts))(*(_band(band) for band in bands)) if bands else None
+    """`formulas.task_vectors`, written into `out`.
+
+    Args:
+        how: see `_trims`.
+    """
+    fields, held = _trims(**how)
     call = _call(
-        base,
-        experts,
-        key_type=_TYPES[dtype],
-        bands=_address(banded),
-        bits=_address(masks := _pointers(bits) if bits else None),
-        rescale=rescale.data_ptr() if rescale is not None else None,
-        weights=weights.data_ptr(),
-        consensus=consensus,
-        normalize=normalize,
-        divisor=divisor,
-        scale=scale,
-        out=out.data_ptr(),
-        out_type=_TYPES[out.dtype],
+        base, experts, **fields, weights=blocks.weights.data_ptr(), out=out.data_ptr(), out_type=_TYPES[out.dtype]
     )
-    _run("task_vectors", call, out.numel(), ctypes.c_int64(first))
-    del banded, masks  # held until here, because the call only has their addresses
+    _run("task_vectors", call, out.numel(), *blocks.tail)
+    del held
 
 
 def weighted_sum(
     sources: Sequence[torch.Tensor], weights: torch.Tensor, out: torch.Tensor, divisor: float | None
 ) -> None:
-    """`kernels.weighted_sum`, written into `out`."""
+    """`formulas.weighted_sum`, written into `out`."""
     call = _call(
         None,
         sources,
@@ -135,11 +135,23 @@ def weighted_sum(
     _run("weighted_sum", call, out.numel())
 
 
-def dot_products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor) -> torch.Tensor:
-    """<gradient, source - base> of every source, float64, [sources]; the gradient is float32."""
-    call = _call(base, sources)
-    dots = torch.zeros(len(sources), dtype=torch.float64)
-    _run("dot_products", call, gradient.numel(), _at(gradient), _at(dots))
+def dot_products(
+    base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor, blocks: Blocks, **how: Any
+) -> torch.Tensor:
+    """<gradient, what a weight multiplies> of every source and block, [blocks, sources], float64.
+
+    Weights multiply sources, or task vectors as they are trimmed and where they agree, less what they are divided by
+    (with `consensus` and `normalize`).
+
+    Args:
+        how: see `_trims`.
+    """
+    fields, held = _trims(**how)
+    call = _call(base, sources, **fields, weights=blocks.weights.data_ptr())
+    dots = torch.zeros(blocks.weights.shape, dtype=torch.float64)
+    along = (_at(gradient), ctypes.c_int(_TYPES[gradient.dtype]))
+    _run("dot_products", call, gradient.numel(), *blocks.tail, *along, _at(dots))
+    del held
     return dots
 
 
@@ -198,6 +210,30 @@ def _run(name: str, call: _Merge, count: int, *tail: Any) -> None:
 
 def _at(tensor: torch.Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _trims(
+    dtype: torch.dtype = torch.float32,
+    bands: Sequence[Band] | None = None,
+    bits: Sequence[torch.Tensor] | None = None,
+    rescale: torch.Tensor | None = None,
+    consensus: bool = False,
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> tuple[dict[str, Any], tuple[Any, Any]]:
+    """What `kernels.TaskVectors` holds, as fields of a call, and what they have the addresses of."""
+    banded = (_Band * len(bands))(*(_band(band) for band in bands)) if bands else None
+    masks = _pointers(bits) if bits else None
+    fields = {
+        "key_type": _TYPES[dtype],
+        "bands": _address(banded),
+        "bits": _address(masks),
+        "rescale": None if rescale is None else rescale.data_ptr(),
+        "consensus": consensus,
+        "normalize": normalize,
+        "scale": scale,
+    }
+    return fields, (banded, masks)
 
 
 def _call(base: torch.Tensor | None, sources: Sequence[torch.Tensor], **fields: Any) -> _Merge:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from optimizer.merging.kernels import Kernel, sum_of
+from optimizer.merging.formulas import sum_of
+from optimizer.merging.kernels import Kernel
 from optimizer.merging.masks import packed, unpacked
 from optimizer.merging.methods.base import Coefficient, Method, Parameter, Settings
 from optimizer.merging.selection import nth_largest

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 
 from datagen.errors import ConfigError
 from optimizer.merging import bank as module
-from optimizer.merging.bank import Bank, Residency, floating_dtype
+from optimizer.merging import native
+from optimizer.merging.bank import Bank, Residency, floating_dtype, row_ends
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.base import Value, coefficients_of
+from optimizer.merging.methods.task_vectors import TaskVectorMethod
 from optimizer.merging.tensors import Inputs
 from tests.optimizer.merging.cases import same_bits
 
@@ -99,11 +102,88 @@ def test_residencies_and_parts_give_the_same_bits(
     for residency in ("host", "disk"):
         found = merged(bank_of(name, given, based, residency, dtype=dtype))
         assert all(same_bits(found[key], expected[key]) for key in SHAPES)
-    monkeypatch.setattr(module, "_AT_ONCE", 1)  # eight rows at a time
+    monkeypatch.setattr(module, "_AT_ONCE", 1)  # a row at a time
     bank = bank_of(name, given, based, "disk", dtype=dtype)
     found = merged(bank)
     assert all(same_bits(found[key], expected[key]) for key in SHAPES)
-    assert [stop - start for key, start, stop in bank.experts[0].reads if key == "experts"][-3:] == [8, 8, 3]
+    assert [stop - start for key, start, stop in bank.experts[0].reads if key == "experts"][-3:] == [1, 1, 1]
+
+
+def cuts(name: str) -> list[tuple[str, int]]:
+    # Tensors and numbers of blocks; to methods that go by rows, a tensor of one dimension is one row.
+    whole = not isinstance(METHODS[name], TaskVectorMethod)
+    return [
+        ("embed", 1),
+        ("embed", 5),
+        ("embed", 64),
+        ("experts", 4),
+        ("odd", 2),
+        ("norm", 1 if whole else 3),
+        ("scale", 1),
+    ]
+
+
+def by_block(blocks: int, experts: int) -> list[list[float]]:
+    # Coefficients of every block; those of the second give the base, those of the third one expert.
+    drawn = torch.randn(blocks, experts, generator=torch.Generator().manual_seed(blocks)).double() + 0.5
+    drawn[1:2] = 0.0
+    drawn[2:3] = torch.eye(experts, dtype=torch.float64)[0]
+    return drawn.tolist()
+
+
+def rows_of(key: str, blocks: int) -> list[slice]:
+    ends = row_ends(SHAPES[key][0] if SHAPES[key] else 1, blocks)
+    return [slice(begin, end) for begin, end in pairwise([0, *ends])]
+
+
+@pytest.mark.parametrize(("rows", "blocks", "ends"), [(10, 4, [2, 5, 7, 10]), (3, 3, [1, 2, 3]), (2, 4, [0, 1, 1, 2])])
+def test_blocks_are_even_but_for_one_row(rows: int, blocks: int, ends: list[int]) -> None:
+    assert row_ends(rows, blocks) == ends
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7])
+@pytest.mark.parametrize("residency", ["device", "host", "disk"])
+@pytest.mark.parametrize(("name", "given", "based"), MERGES, ids=str)
+def test_a_block_of_rows_is_merged_as_if_it_were_alone(
+    name: str,
+    given: dict[str, Value],
+    based: bool,
+    residency: Residency,
+    rows_at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, bank = bank_of(name, given, based), bank_of(name, given, based, residency)
+    monkeypatch.setattr(module, "_AT_ONCE", rows_at_once * 24 * 4 * len(bank.sources))
+    for key, blocks in cuts(name):
+        wanted = by_block(blocks, len(bank.experts))
+        if METHODS[name].base != "required" or name in ("sce", "model_stock"):  # whose coefficients are shares
+            wanted = [[abs(each) + 0.1 for each in own] for own in wanted]
+        found = bank.merge(key, wanted, torch.full(SHAPES[key], torch.nan)).view(SHAPES[key] or (1,))
+        for rows, own in zip(rows_of(key, blocks), wanted, strict=True):
+            alone = whole.merge(key, own, torch.empty(SHAPES[key])).view(SHAPES[key] or (1,))
+            assert same_bits(found[rows], alone[rows])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("name", "given", "based"), MERGES, ids=str)
+def test_the_gradient_of_a_block_is_that_of_its_rows(
+    name: str, given: dict[str, Value], based: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = bank_of(name, given, based)
+    for key, blocks in cuts(name):
+        wanted = [[abs(each) + 0.1 for each in own] for own in by_block(blocks, len(bank.experts))]
+        along = torch.randn(SHAPES[key], generator=torch.Generator().manual_seed(1))
+        expected = []
+        for rows, own in zip(rows_of(key, blocks), wanted, strict=True):
+            only = torch.zeros(SHAPES[key] or (1,))
+            only[rows] = along.view(only.shape)[rows]
+            expected.append(bank.gradient(key, own, only.view(SHAPES[key])))
+        with monkeypatch.context() as patch:
+            if not fast:
+                patch.setattr(native, "usable", lambda *_: False)
+            found = bank.gradient(key, wanted, along)
+        assert found.dtype == torch.float64
+        assert torch.allclose(found, torch.stack(expected), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "given", "based"), MERGES, ids=str)

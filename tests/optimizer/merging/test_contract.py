@@ -14,8 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.merging import kernels, native, selection
-from optimizer.merging.kernels import compiled
+from optimizer.merging import formulas, kernels, native, selection
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.base import coefficients_of
 from optimizer.merging.tensors import Inputs
@@ -269,15 +268,41 @@ def test_gradient_by_the_share_of_a_single_model_is_zero(name: str) -> None:
     assert case.kernel(inputs).gradient(inputs, coefficients_of([0.7]), torch.ones(4, 5)).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("name", ["ties", "sce", "nuslerp"])
-def test_gradient_over_many_steps_is_that_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = [case for case in CASES if case.method.name == name][-1]
-    inputs = inputs_of(case, (37, 53))
-    whole = case.kernel(inputs).gradient(inputs, coefficients_of(case.coefficients), torch.ones(37, 53))
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.bfloat16, torch.float16]], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if len(case.settings) > 1 or not case.settings], ids=str)
+def test_gradients_of_native_kernels_are_those_of_the_formulas(
+    case: Case, dtypes: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(case, (67, 53), dtypes)
+    along = torch.randn(67, 53, generator=torch.Generator().manual_seed(9)).to(dtypes[0])
+    monkeypatch.setattr(native, "_PER_THREAD", 1 << 10)
+    fast = case.kernel(inputs).gradient(inputs, coefficients_of(case.coefficients), along)
     monkeypatch.setattr(kernels, "_STEP", 128)
     monkeypatch.setattr(native, "usable", lambda *_: False)
-    parts = case.kernel(inputs).gradient(inputs, coefficients_of(case.coefficients), torch.ones(37, 53))
-    assert torch.allclose(whole, parts, rtol=1e-4)
+    slow = case.kernel(inputs).gradient(inputs, coefficients_of(case.coefficients), along)
+    assert float((fast - slow).norm() / slow.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_gradient_where_the_weights_that_agree_cancel_is_that_of_a_plain_sum(normalize: bool) -> None:
+    case = Case(METHODS["ties"], {"normalize": normalize}, True)
+    # Weights of 1 and -1 agree on the first element (2 - -1), the second is the first expert's alone.
+    inputs = Inputs.of(torch.zeros(2), [torch.tensor([2.0, 3.0]), torch.tensor([-1.0, 5.0]), torch.zeros(2)])
+    slopes = case.kernel(inputs).gradient(inputs, coefficients_of([1.0, -1.0, 0.5]), torch.tensor([1.0, 10.0]))
+    assert slopes.tolist() == ([2.0, -1.0 + 0.0, 0.0] if normalize else [2.0, -1.0 + 50.0, 0.0])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.method.name in ARITHMETIC], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_blocks_by_row_are_blocks_one_by_one(case: Case, dtype: torch.dtype) -> None:
+    # As a GPU merges them, but for bands, whose edges change in the middle of rows.
+    inputs = inputs_of(case, (13, 21), [dtype])
+    kernel = case.kernel(inputs)
+    if kernel.bands is None:
+        weights = torch.tensor([[0.6, 0.3, 0.45], [-0.2, 0.9, 0.1], [0.4, 1.3, -0.7]])[:, : case.experts].contiguous()
+        ends, out = [4 * 21, 8 * 21, 13 * 21], torch.empty(13, 21, dtype=dtype)
+        kernel.merge_blocks(inputs, weights.double(), ends, out)
+        assert same_bits(kernel.by_rows(inputs, weights, ends, 0).to(dtype), out)
 
 
 def test_compiled_formulas_equal_eager_ones() -> None:
@@ -287,7 +312,7 @@ def test_compiled_formulas_equal_eager_ones() -> None:
     edges = torch.tensor([[0.001, 0.008]] * 3)
     for consensus in (True, False):
         banded = (inputs.base, inputs.experts, inputs.dtype, weights, edges, None, None, scale, consensus, True)
-        assert same_bits(compiled(kernels.task_vectors)(*banded), kernels.task_vectors(*banded))
+        assert same_bits(formulas.compiled(formulas.task_vectors)(*banded), formulas.task_vectors(*banded))
     summed = (None, inputs.experts, weights, False)
     # The compiler's addcmul rounds twice on a CPU, where none of this is used, and once on a GPU.
-    assert ulps(compiled(kernels.weighted_sum)(*summed), kernels.weighted_sum(*summed), inputs) <= 2
+    assert ulps(formulas.compiled(formulas.weighted_sum)(*summed), formulas.weighted_sum(*summed), inputs) <= 2

@@ -1,0 +1,120 @@
+"""The formulas of merging in torch, on float32: what gradients are taken through, and what a GPU runs compiled."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from optimizer.merging.masks import magnitudes
+
+#: A sum of weights closer to 0 than this is not divided by.
+LEAST_DIVISOR = 1e-8
+
+
+def weighted_sum(
+    base: torch.Tensor | None, sources: Sequence[torch.Tensor], weights: torch.Tensor, normalize: bool
+) -> torch.Tensor:
+    """Sum of weight x source in float32, or base + sum of weight x task vector, in the sources' order.
+
+    Args:
+        base: what task vectors are taken against; None to sum the sources themselves.
+        sources: of one shape.
+        weights: [sources, ...], to be multiplied with a source each.
+        normalize: whether to divide a sum of sources by the weights' sum.
+    """
+    if base is not None:
+        origin = base.float()
+        vectors = [(source.float() - origin) * weight for source, weight in zip(sources, weights, strict=True)]
+        return origin + sum_of(vectors)
+    total = torch.zeros_like(sources[0], dtype=torch.float32)
+    for source, weight in zip(sources, weights, strict=True):
+        total = torch.addcmul(total, source.float(), weight)  # rounds once, as linear merging is defined
+    return total / sum_of(weights.unbind()) if normalize else total
+
+
+def task_vectors(
+    base: torch.Tensor,
+    experts: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+    weights: torch.Tensor,
+    edges: torch.Tensor | None,
+    kept: Sequence[torch.Tensor] | None,
+    rescale: torch.Tensor | None,
+    scale: torch.Tensor,
+    consensus: bool,
+    normalize: bool,
+) -> torch.Tensor:
+    """Base + scale x merged task vectors in float32.
+
+    Args:
+        base: flat.
+        experts: flat.
+        dtype: that magnitudes are compared in.
+        weights: [experts].
+        edges: least and greatest magnitude kept of each expert, [experts, 2].
+        kept: masks of each expert, bool.
+        rescale: [experts].
+        scale: a scalar.
+        consensus: whether signs must agree.
+        normalize: whether to divide by the weights that took part.
+    """
+    origin = base.float()
+    vectors = []
+    for i, expert in enumerate(experts):
+        vector = expert.float() - origin
+        if edges is not None:
+            key = magnitudes(vector, dtype)
+            vector = torch.where((key >= edges[i, 0]) & (key <= edges[i, 1]), vector, 0.0)
+        if kept is not None:
+            vector = torch.where(kept[i], vector, 0.0)
+        vectors.append((vector if rescale is None else vector * rescale[i]) * weights[i])
+    total = sum_of(vectors)
+    divisor = plain_divisor(weights) if normalize else None
+    if consensus:
+        sign = torch.where(total >= 0, 1.0, -1.0)
+        agreeing = [vector * sign > 0 for vector in vectors]
+        total = sum_of([torch.where(agrees, vector, 0.0) for agrees, vector in zip(agreeing, vectors, strict=True)])
+        if normalize:
+            summed = sum_of(
+                [torch.where(agrees, weight, 0.0) for agrees, weight in zip(agreeing, weights, strict=True)]
+            )
+            divisor = torch.where(summed == 0, 1.0, summed)
+    return origin + (total if divisor is None else total / divisor) * scale
+
+
+def sum_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Their sum, added in order."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def plain_divisor(weights: torch.Tensor) -> torch.Tensor:
+    """Sum of the weights, or 1 where it is next to nothing."""
+    total = sum_of(weights.unbind())
+    return torch.where(total.abs() < LEAST_DIVISOR, 1.0, total)
+
+
+def row_products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], along: torch.Tensor) -> torch.Tensor:
+    """<along, source - base> of every row, or <along, source> without base, [sources, rows], float32.
+
+    Args:
+        base: [rows, columns], as the others.
+    """
+    single = along.float()
+    origin = 0.0 if base is None else base.float()
+    return torch.stack([((source.float() - origin) * single).sum(1) for source in sources])
+
+
+@cache
+def compiled(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A formula as one fused kernel."""
+    # Without these the compiler stores what is used more than a few times, and reads it back from memory.
+    options: dict[str, Any] = {f"realize_{what}_threshold": 1 << 30 for what in ("opcount", "reads", "acc_reads")}
+    # And without these a GPU fuses products with sums, divides roughly and drops subnormals: other bits than a CPU's.
+    options |= {"emulate_precision_casts": True}
+    options |= {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
+    run: Callable[..., Any] = torch.compile(formula, dynamic=True, options=options)
+    return run
