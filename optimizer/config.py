@@ -38,8 +38,10 @@ class MergeConfig(Frozen):
     Attributes:
         method: one that adds task vectors: `task_arithmetic`, `ties`, ...; `goodbunch methods` lists all.
         groups: which tensors share a coefficient: the whole `model`, a `layer`, a `module` of a layer, or each
-            `tensor` on its own; or `anchors`, points along the depth with straight lines between them.
+            `tensor` on its own; or `anchors`, points along the depth with straight lines between them; or `block`,
+            even blocks of every tensor's rows.
         anchors: how many points, if the groups are `anchors`.
+        blocks: how many blocks of a tensor, if the groups are those.
         parameters: of the method, such as `density`: one value, or one per expert.
         dtype: what sources are cast to before merging; empty keeps their own.
         residency: where sources are kept: on the `device`, on the `host`, or on `disk`, slower and smaller in turn.
@@ -47,8 +49,9 @@ class MergeConfig(Frozen):
     """
 
     method: str = "task_arithmetic"
-    groups: Literal["model", "anchors", "layer", "module", "tensor"] = "tensor"
+    groups: Literal["model", "anchors", "layer", "module", "tensor", "block"] = "tensor"
     anchors: int = Field(3, ge=2)
+    blocks: int = Field(8, ge=2)
     parameters: dict[str, float | int | bool | list[float]] = {}
     dtype: Literal["", "float32", "bfloat16", "float16"] = ""
     residency: Literal["device", "host", "disk"] = "device"

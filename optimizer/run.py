@@ -85,7 +85,7 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     folder = config.run_folder
     with _timed(clock, "open"):
         bunch = open_bunch(config.bunch)
-        space = Space.of(bunch, config.merge.groups, config.merge.anchors)
+        space = Space.of(bunch, config.merge.groups, config.merge.anchors, config.merge.blocks)
         tokenizer = bunch.chat_source.tokenizer()
         studies = {MAIN: list(config.objective)} | config.search.controls
         objectives = {

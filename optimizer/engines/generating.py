@@ -1,6 +1,6 @@
 """Merging inside the vLLM worker: any coefficients of a bunch answer without a checkpoint being written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -8,7 +8,7 @@ from datagen.engines.vllm import VllmEngine
 from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.banks import named_bank
-from optimizer.merging.space import Coefficients, Space
+from optimizer.merging.space import ByTensor, Coefficients, Space
 
 
 def use_merge(engine: VllmEngine, config: Config, bunch: Bunch, space: Space, coefficients: Coefficients) -> None:
@@ -23,14 +23,14 @@ def use_merge(engine: VllmEngine, config: Config, bunch: Bunch, space: Space, co
 
 
 def merge_of(
-    bunch_config: str, merge_config: str, coefficients: Mapping[str, Sequence[float]]
+    bunch_config: str, merge_config: str, coefficients: Mapping[str, ByTensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors of a merge; called in the worker.
 
     Args:
         bunch_config: a `BunchConfig` as JSON.
         merge_config: a `MergeConfig` as JSON.
-        coefficients: tensor name -> coefficient of every expert.
+        coefficients: tensor name -> coefficient of every expert, or that for each of its blocks.
     """
     bank = named_bank(bunch_config, merge_config)
     return bank.merged(coefficients, bank.model_dtype)

@@ -123,8 +123,9 @@ def _adapted(sources: Mapping[str, Source]) -> dict[str, Adapted]:
 
 def _of_adapters(tensor: TensorRecipe, adapters: Iterable[str]) -> list[float]:
     """What each adapter's own update is multiplied by: the base's, if it is one, by what the others leave."""
-    given = dict(zip(tensor.experts, tensor.coefficients, strict=True))
-    left = 1.0 - sum(tensor.coefficients)
+    coefficients = tensor.per_expert("an adapter")
+    given = dict(zip(tensor.experts, coefficients, strict=True))
+    left = 1.0 - sum(coefficients)
     return [given.get(name, 0.0) + (left if name == tensor.base else 0.0) for name in adapters]
 
 

@@ -1,7 +1,7 @@
 """Which tensors share a coefficient."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
@@ -23,6 +23,19 @@ def groups(names: Sequence[str], granularity: str) -> dict[str, list[str]]:
     for name in sorted(names, key=depth_order):
         found.setdefault(rule(name), []).append(name)
     return found
+
+
+def block_names(tensor: str, blocks: int) -> list[str]:
+    """The groups that a tensor is cut into: even blocks of its rows, or the tensor itself if there is one."""
+    return [tensor] if blocks == 1 else [f"{tensor} {block}" for block in range(blocks)]
+
+
+def blocks_named(tensor: str, given: Collection[str]) -> list[str]:
+    """Those groups of a tensor's blocks that are among some names."""
+    found: list[str] = []
+    while (name := f"{tensor} {len(found)}") in given:
+        found.append(name)
+    return found or [tensor]
 
 
 def depth_order(name: str) -> tuple[int, int, str]:

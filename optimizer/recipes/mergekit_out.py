@@ -87,10 +87,11 @@ def _ranks(method: Method) -> bool:
 
 def _as_mergekit(method: Method, tensor: TensorRecipe) -> TensorRecipe:
     """A tensor's recipe in terms of the method that mergekit has."""
+    coefficients = tensor.per_expert("mergekit")
     if method.name != "lm_cocktail":
         return tensor
     temperature = float(method.settings(tensor.settings, len(tensor.experts))["temperature"])  # type: ignore[arg-type]
-    weights = _softmax([coefficient / temperature for coefficient in tensor.coefficients])
+    weights = _softmax([coefficient / temperature for coefficient in coefficients])
     return dataclasses.replace(tensor, coefficients=weights, settings={"normalize": False})
 
 
@@ -115,7 +116,7 @@ def _check_coefficients(method: Method, tensors: Mapping[str, TensorRecipe]) -> 
     if method.coefficient.name:
         return
     for name, tensor in tensors.items():
-        if any(coefficient != method.coefficient.default for coefficient in tensor.coefficients):
+        if any(coefficient != method.coefficient.default for coefficient in tensor.per_expert("mergekit")):
             raise ConfigError(
                 f"mergekit's {method.name} has no coefficients, so all must be {method.coefficient.default}, but "
                 f"{name} has {list(tensor.coefficients)}; such a merge cannot be written for mergekit"
@@ -129,7 +130,7 @@ def _parameters(
     own: list[dict[str, Any]] = [{} for _ in range(experts)]
     shared: dict[str, Any] = {}
     coefficient = method.coefficient
-    by_expert = [{name: tensor.coefficients[i] for name, tensor in tensors.items()} for i in range(experts)]
+    by_expert = [{name: tensor.per_expert("mergekit")[i] for name, tensor in tensors.items()} for i in range(experts)]
     if coefficient.name and coefficient.shared:
         shared[coefficient.name] = _setting(by_expert[0])
     elif coefficient.name:

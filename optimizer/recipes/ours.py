@@ -24,16 +24,17 @@ from pydantic_core import PydanticCustomError
 from datagen.errors import ConfigError
 from datagen.frozen import Frozen
 from optimizer.loading import describe
-from optimizer.merging.groups import groups
+from optimizer.merging.groups import blocks_named, groups
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.base import Method, Value
+from optimizer.merging.space import BLOCK
 from optimizer.recipes.gradients import read_value
 from optimizer.recipes.recipe import Recipe, TensorRecipe, beyond_defaults
 
 BASE = "base"
-GRANULARITIES = ("model", "layer", "module", "tensor")
+GRANULARITIES = ("model", "layer", "module", "tensor", BLOCK)
 
-Granularity = Literal["model", "layer", "module", "tensor"]
+Granularity = Literal["model", "layer", "module", "tensor", "block"]
 DType = Literal["", "float64", "float32", "bfloat16", "float16"]
 
 
@@ -99,7 +100,7 @@ class GroupedRecipe(Recipe):
     The base, if there is one, is the source named `base`; all others are experts, in the order of `models`.
 
     Attributes:
-        groups: `model`, `layer`, `module` or `tensor`; empty for whichever has the groups that are named.
+        groups: `model`, `layer`, `module`, `tensor` or `block`; empty for whichever has the groups that are named.
         coefficients: expert -> one number, or one for each group.
         parameters: hyper-parameters that are not at their default: one value, or one by expert.
     """
@@ -115,18 +116,25 @@ class GroupedRecipe(Recipe):
 
     def resolve(self, names: Sequence[str]) -> dict[str, TensorRecipe]:
         """Every tensor's own recipe; see the base class."""
-        members = groups(names, self.groups or self._granularity(names))
+        made_of = self._made_of(names, self.groups or self._granularity(names))
+        known = dict.fromkeys(group for some in made_of.values() for group in some)
         for expert, coefficient in self.coefficients.items():
             if isinstance(coefficient, Mapping):
-                _check_names(f"coefficients.{expert}", coefficient, members, "group")
+                _check_names(f"coefficients.{expert}", coefficient, known, "group")
         base = BASE if BASE in self.models and self.method.base != "unused" else None
         settings = beyond_defaults(self.method, self._given(), len(self.experts))
-        made = {
-            name: TensorRecipe(base, self.experts, self._coefficients(group), settings)
-            for group, inside in members.items()
-            for name in inside
-        }
-        return {name: made[name] for name in names}
+        return {name: TensorRecipe(base, self.experts, self._of_groups(made_of[name]), settings) for name in names}
+
+    def _made_of(self, names: Sequence[str], granularity: str) -> dict[str, list[str]]:
+        """Tensor -> its group, or its blocks'."""
+        if granularity == BLOCK:
+            named = next((set(one) for one in self.coefficients.values() if isinstance(one, Mapping)), set())
+            return {name: blocks_named(name, named) for name in names}
+        return {name: [group] for group, inside in groups(names, granularity).items() for name in inside}
+
+    def _of_groups(self, made_of: Sequence[str]) -> tuple[float, ...] | tuple[tuple[float, ...], ...]:
+        blocks = tuple(self._coefficients(group) for group in made_of)
+        return blocks[0] if len(blocks) == 1 else blocks
 
     def _coefficients(self, group: str) -> tuple[float, ...]:
         given = [self.coefficients[expert] for expert in self.experts]
@@ -144,7 +152,10 @@ class GroupedRecipe(Recipe):
         named = next((set(one) for one in self.coefficients.values() if isinstance(one, Mapping)), None)
         if named is None:
             return "model"
-        sets = {granularity: set(groups(names, granularity)) for granularity in GRANULARITIES}
+        sets = {
+            granularity: {group for some in self._made_of(names, granularity).values() for group in some}
+            for granularity in GRANULARITIES
+        }
         return max(sets, key=lambda granularity: (sets[granularity] == named, len(sets[granularity] & named)))
 
     def to_yaml(self) -> str:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from datagen.errors import ConfigError
 from optimizer.merging.methods.base import Method, Value
 
 
@@ -14,14 +15,31 @@ class TensorRecipe:
     Attributes:
         base: name of the source that task vectors are taken against; None for methods without.
         experts: names of the other sources, in the order of the coefficients.
-        coefficients: one per expert.
+        coefficients: one per expert; or for each even block of the tensor's rows one per expert.
         settings: hyper-parameters that are not at their default: one value, or one per expert.
     """
 
     base: str | None
     experts: tuple[str, ...]
-    coefficients: tuple[float, ...]
+    coefficients: tuple[float, ...] | tuple[tuple[float, ...], ...]
     settings: Mapping[str, Value | tuple[Value, ...]] = field(default_factory=dict)
+
+    def per_expert(self, what: str) -> tuple[float, ...]:
+        """The coefficients of a tensor that is in one piece.
+
+        Args:
+            what: needs it to be.
+
+        Raises:
+            ConfigError: its blocks have coefficients of their own.
+        """
+        whole = tuple(one for one in self.coefficients if not isinstance(one, tuple))
+        if len(whole) < len(self.coefficients):
+            raise ConfigError(
+                f"{what} has one coefficient per tensor and expert, but the recipe's groups are blocks; write the whole "
+                f"model by `goodbunch merge`, or search with coarser groups"
+            )
+        return whole
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,38 @@ def test_gathering_is_the_chain_rule() -> None:
     assert value(point + step) - value(point) == pytest.approx(float((space.gathered(slopes) * step).sum()))
 
 
+SHAPES = dict.fromkeys(NAMES, (10, 4)) | {"model.norm.weight": (4,), "model.layers.0.mlp.up_proj.weight": (2, 4)}
+
+
+def test_matrices_are_cut_into_blocks_and_vectors_are_not() -> None:
+    space = Space.blocked(["math", "code"], SHAPES, 3)
+    assert dict(zip(space.tensors, space.blocks, strict=True)) == dict.fromkeys(NAMES, 3) | {
+        "model.norm.weight": 1,
+        "model.layers.0.mlp.up_proj.weight": 2,
+    }
+    assert space.groups[:5] == (
+        *(f"model.embed_tokens.weight {i}" for i in range(3)),
+        *(f"model.layers.0.mlp.up_proj.weight {i}" for i in range(2)),
+    )
+    point = np.arange(float(np.prod(space.shape))).reshape(space.shape)
+    found = space.by_tensor(point)
+    second = len(space.groups)
+    assert found["model.embed_tokens.weight"] == [[i, second + i] for i in range(3)]
+    assert found["model.norm.weight"] == point[:, space.groups.index("model.norm.weight")].tolist()
+    assert np.array_equal(space.gathered({name: np.array(one) for name, one in found.items()}), point)
+
+
+def test_a_tensor_and_anchors_lie_within_blocks() -> None:
+    fine = Space.blocked(["math"], SHAPES, 4)
+    for granularity in ("tensor", "layer", "anchors"):
+        coarse = Space.named(["math"], list(SHAPES), granularity)
+        point = np.random.default_rng(0).normal(size=coarse.shape)
+        spread = fine.by_tensor(point @ coarse.within(fine))
+        for name, value in coarse.by_tensor(point).items():
+            blocks = spread[name] if isinstance(spread[name][0], list) else [spread[name]]
+            assert blocks == [value] * len(blocks)
+
+
 @pytest.mark.parametrize("granularity", ["model", "anchors", "layer", "module", "tensor"])
 def test_a_coarse_space_within_a_finer_one_gives_the_same_coefficients(granularity: str) -> None:
     coarse = Space.named(["math"], NAMES, granularity)

@@ -89,7 +89,10 @@ def test_a_method_without_task_vectors_does_not_merge_the_base() -> None:
         ({"experts": {"base": "m"}}, "no expert may be named `base`"),
         ({"experts": {}}, "experts: dictionary should have at least 1 item"),
         ({"tokenizer": "c"}, "tokenizer: must be one of base, a, b, but got 'c'"),
-        ({"groups": "layers"}, "groups: input should be 'model', 'layer', 'module' or 'tensor', but got 'layers'"),
+        (
+            {"groups": "layers"},
+            "groups: input should be 'model', 'layer', 'module', 'tensor' or 'block', but got 'layers'",
+        ),
         ({"coefficients": {"a": 1}}, "coefficients: must name every expert once, but there is nothing for expert 'b'"),
         ({"coefficients": {"a": 1, "b": 1, "aa": 1}}, "no expert 'aa'; did you mean 'a'"),
         (
