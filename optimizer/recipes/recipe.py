@@ -36,8 +36,8 @@ class TensorRecipe:
         whole = tuple(one for one in self.coefficients if not isinstance(one, tuple))
         if len(whole) < len(self.coefficients):
             raise ConfigError(
-                f"{what} has one coefficient per tensor and expert, but the recipe's groups are blocks; write the whole "
-                f"model by `goodbunch merge`, or search with coarser groups"
+                f"{what} has one coefficient per tensor and expert, but the recipe's groups are blocks; write the "
+                f"whole model by `goodbunch merge`, or search with coarser groups"
             )
         return whole
 
