@@ -125,26 +125,29 @@ def search(config: ConfigPath, overrides: Overrides = None, out: Out = None) -> 
 
 @app.command()
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="Our recipe, or a mergekit YAML file.")],
+    recipe: Annotated[Path, typer.Argument(help="Our recipe, a mergekit YAML file, or a run folder: its winner.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the merged model.")],
+    trial: Annotated[int | None, typer.Option(help="Of a run folder: this trial instead of the winner.")] = None,
+    study: Annotated[str | None, typer.Option(help="With --trial: a control's name; by default the search.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model that is there.")] = False,
     shard_size: Annotated[float, typer.Option(help="Gigabytes per weight file.", min=1e-9)] = 5.0,
     adapter: Annotated[bool, typer.Option("--adapter", help="Write a LoRA adapter, of a sum of adapters.")] = False,
     rank: Annotated[int | None, typer.Option(help="With --adapter: largest rank; by default nothing is cut.")] = None,
 ) -> None:
-    """Makes the merge that a recipe describes, as a Hugging Face folder.
+    """Makes the merge that a recipe describes, or one that a search evaluated, as a Hugging Face folder.
 
     Example: goodbunch merge runs/demo/merged/recipe.yaml --out merged
+
+    Example: goodbunch merge runs/demo --trial 9 --out trial-9
     """
     from rich.filesize import decimal
 
     from datagen.progress import console
-    from optimizer.recipes.reading import read_recipe
 
     if rank is not None and not adapter:
         raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
     begun = time.monotonic()
-    read = read_recipe(recipe)
+    read = _recipe(recipe, trial, study)
     for note in read.notes:
         console.print(f"note: {note}", markup=False)
     try:
@@ -183,6 +186,31 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     write_report(run / "report.html", read_result(run / "result.json"))
     console.print(str(run / "report.html"))
+
+
+def _recipe(source: Path, trial: int | None, study: str | None) -> "Recipe":
+    """The recipe in a file, or of a trial or the winner of a run."""
+    from optimizer.recipes.reading import read_recipe
+
+    if study is not None and trial is None:
+        raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
+    if trial is not None:
+        if not source.is_dir():
+            raise ConfigError(
+                f"--trial must come with a run folder, but {source} is none; name the folder, or leave it out"
+            )
+        from optimizer.report.result import MAIN
+        from optimizer.trials import trial_recipe
+
+        return trial_recipe(source, study or MAIN, trial)
+    if not source.is_dir():
+        return read_recipe(source)
+    winner = source / "merged" / "recipe.yaml"
+    if not winner.is_file():
+        raise ConfigError(
+            f"{winner}: a run folder must hold its winner, but there is none; finish the search, or add --trial"
+        )
+    return read_recipe(winner)
 
 
 def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:

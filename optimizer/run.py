@@ -98,7 +98,6 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         }
         kinds = [term.kind or name for name, term in config.objective.items()]
         tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
-        write_text(folder / "config.json", config.model_dump_json(indent=1) + "\n")
     with _timed(clock, "search"):
         found = _run_studies(config, bunch, space, objectives)
     with _timed(clock, "export"):
@@ -196,11 +195,14 @@ def _run_studies(
     config: Config, bunch: Bunch, space: Space, objectives: dict[str, tuple[Objective, Objective]]
 ) -> dict[str, Searched]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    engine = ScoringEngine(bunch, space, open_bank(config.bunch, config.merge))
     storage = open_storage(config.run_folder / "study.db")
+    for name, (search_terms, _) in objectives.items():
+        _claim(storage, name, _stamp(config, bunch, name, [term.name for term in search_terms.terms]), config)
+    # Only now: a search that is refused must not change what the trials that are there were made with.
+    write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    engine = ScoringEngine(bunch, space, open_bank(config.bunch, config.merge))
     found = {}
     for name, (search_terms, validation_terms) in objectives.items():
-        _claim(storage, name, _stamp(config, bunch, name, [term.name for term in search_terms.terms]), config)
         with Bar(f"{name}: trial", 0) as bar:
 
             def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial, bar: Bar = bar) -> None:

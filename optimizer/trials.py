@@ -1,0 +1,76 @@
+"""The merge of any trial of a run, as a recipe."""
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from datagen.errors import ConfigError, DataError
+from optimizer.bunch import open_bunch
+from optimizer.config import Config
+from optimizer.loading import describe
+from optimizer.merging.space import Space
+from optimizer.recipes.ours import GroupedRecipe
+from optimizer.run import recipe_of
+from optimizer.search.study import open_storage
+
+
+def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:
+    """The merge that a trial evaluated.
+
+    Args:
+        run: a run folder; its search need not be finished.
+        study: `search`, or a control's name.
+        number: of the trial.
+
+    Raises:
+        ConfigError: there is no such study or trial, or the trial has no coefficients of the run's own.
+        DataError: the folder does not hold a run, or what it holds cannot be read.
+    """
+    config = _config(run / "config.json")
+    trial = _trial(run / "study.db", study, number)
+    space = Space.of(open_bunch(config.bunch), config.merge.groups, config.merge.anchors)
+    if trial.params.keys() != set(space.parameters):
+        raise ConfigError(
+            f"{run}: a trial must have a value for each of the {len(space.parameters)} coefficients that "
+            f"merge.groups={config.merge.groups} asks for and no other, but trial {number} of {study!r} has "
+            f"{len(trial.params)} values; choose another"
+        )
+    return recipe_of(config, space, space.from_parameters(trial.params))
+
+
+def _config(path: Path) -> Config:
+    if not path.is_file():
+        raise DataError(f"{path}: a run folder must hold the config of its search, but there is none; {_MAKE_ONE}")
+    try:
+        return Config.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise DataError(f"{path}: must be a config as a search writes it, but {describe(error, Config)}") from error
+
+
+def _trial(database: Path, study: str, number: int) -> FrozenTrial:
+    if not database.is_file():
+        raise DataError(f"{database}: a run folder must hold the trials of its search, but there are none; {_MAKE_ONE}")
+    try:
+        storage = open_storage(database)
+        studies = optuna.get_all_study_names(storage)
+        found = optuna.load_study(study_name=study, storage=storage).trials if study in studies else []
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise DataError(f"{database}: must be an Optuna study's database, but {error}; {_MAKE_ONE}") from error
+    if study not in studies:
+        raise ConfigError(f"{database}: there must be a study {study!r}, but there is {', '.join(studies) or 'none'}")
+    if not 0 <= number < len(found):
+        there = f"they are 0 to {len(found) - 1}" if found else "it has none yet"
+        raise ConfigError(f"{database}: {number} must be the number of a trial of {study!r}, but {there}")
+    trial = found[number]
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        raise ConfigError(
+            f"{database}: only a trial that was evaluated can be merged, but trial {number} of {study!r} is "
+            f"{trial.state.name.lower()}; choose another"
+        )
+    return trial
+
+
+_MAKE_ONE = "run `goodbunch search` with --out and this folder first"
