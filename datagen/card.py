@@ -32,6 +32,14 @@ _COLUMNS = [
     {"name": "provenance", "dtype": "json"},
 ]
 
+#: The same where rows have alternatives.
+_MORE_COLUMNS = [*_COLUMNS, {"name": "alternatives", "list": "string"}]
+
+_ALTERNATIVES = (
+    " What stands under `alternatives` is there to be held against the answer, never to be learnt: unsafe answers to "
+    "unsafe questions, refusals of borderline ones, wrong options."
+)
+
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -64,7 +72,8 @@ def data_card(rows: Sequence[Row], facts: Facts, judged: Sequence[Judged] = ()) 
         f"---\n{yaml.safe_dump(front_matter(rows, facts), sort_keys=False, allow_unicode=True, width=120)}---",
         f"# {facts.title}",
         "Questions and answers written by language models for merging them, split by cluster of near-duplicates. "
-        "Unsafe questions are answered by a refusal, borderline ones by an answer.",
+        "Unsafe questions are answered by a refusal, borderline ones by an answer."
+        + (_ALTERNATIVES if any(row.alternatives for row in rows) else ""),
         "## Rows",
         _table(_rows(rows)),
         "## What happened to the questions",
@@ -105,7 +114,13 @@ def front_matter(rows: Sequence[Row], facts: Facts) -> dict[str, Any]:
         "tags": ["synthetic", "goodbunch"],
         "configs": configs,
         # Copied, as YAML would write the second mention as a reference to the first.
-        "dataset_info": [{"config_name": kind, "features": copy.deepcopy(_COLUMNS)} for kind in found],
+        "dataset_info": [
+            {
+                "config_name": kind,
+                "features": copy.deepcopy(_MORE_COLUMNS if any(row.alternatives for row in some) else _COLUMNS),
+            }
+            for kind, some in found.items()
+        ],
     }
 
 

@@ -2,6 +2,10 @@
 
 Read are our own rows and records, `{messages}`, `{prompt, response, type}` and `{input, output}`, one JSON object a
 line; which it is is told by its keys, so that a file may hold several. Keys that say nothing to us are left out.
+
+`alternatives` are other answers, which no one is to learn. A multiple choice has its options in `choices`, as a list or
+as ARC's `{text, label}`, and its right answer as one of them, by its label (A, B, ... in a list) or by its number from
+0, as MMLU has it, under the key for answers or ARC's `answerKey`; the other options become alternatives.
 """
 
 import json
@@ -92,14 +96,14 @@ class _Line:
         elif isinstance(value.get("answers"), dict) and "question" in value:
             question = self._question(value, self._text(value, "question"))
             answers = {name: self._text(value["answers"], name, empty=True) for name in value["answers"]}
-            found.answered.append(Answered(**question.model_dump(), answers=answers))
+            alternatives = self._texts(value, "alternatives")
+            found.answered.append(Answered(**question.model_dump(), answers=answers, alternatives=alternatives))
         elif asked := next((key for key in _PAIRS if value.get(key) is not None), None):
             text = self._text(value, asked)
             if asked == "instruction" and value.get("input"):
                 # Alpaca's files have the task here and what it is about in `input`.
                 text = f"{text}\n\n{self._text(value, 'input')}"
-            answer = None if value.get(_PAIRS[asked]) is None else self._text(value, _PAIRS[asked])
-            self._add(found, value, text, answer)
+            self._add(found, value, text, self._answer(value, _PAIRS[asked]))
         else:
             raise self._wrong(f"must have {_SHAPES}", f"has {', '.join(map(repr, value)) or 'no keys'}")
 
@@ -132,7 +136,42 @@ class _Line:
             found.questions.append(question)
         else:
             model = str(value.get("model") or IMPORTED)
-            found.answered.append(Answered(**question.model_dump(), answers={model: answer}))
+            options = [*self._choices(value).values()]
+            if options and answer not in options:
+                raise self._wrong("the answer must be one of the choices", f"is {answer[:40]!r}")
+            others = [*self._texts(value, "alternatives"), *options]
+            alternatives = [text for text in dict.fromkeys(others) if text != answer]
+            found.answered.append(Answered(**question.model_dump(), answers={model: answer}, alternatives=alternatives))
+
+    def _answer(self, value: Mapping[str, Any], key: str) -> str | None:
+        """The right answer; of a multiple choice the option that is meant."""
+        choices = self._choices(value)
+        if choices and value.get(key) is None:
+            key = "answerKey"
+        told = value.get(key)
+        if told is None:
+            return None
+        options = list(choices.values())
+        if options and type(told) is int and 0 <= told < len(options):
+            return options[told]
+        text = self._text(value, key)
+        if not options or text in options:
+            return text
+        if text not in choices:
+            raise self._wrong(f"`{key}` must be one of the choices, its label, or its number from 0", f"is {text!r}")
+        return choices[text]
+
+    def _choices(self, value: Mapping[str, Any]) -> dict[str, str]:
+        """Label -> option of a multiple choice; empty if it is none."""
+        told = value.get("choices")
+        if isinstance(told, dict):
+            options, labels = self._texts(told, "text"), self._texts(told, "label")
+            if len(labels) != len(options):
+                raise self._wrong("`choices` must have a label for each text", f"has {len(labels)} for {len(options)}")
+        else:
+            options = self._texts(value, "choices")
+            labels = [chr(ord("A") + i) for i in range(len(options))]
+        return dict(zip(labels, options, strict=True))
 
     def _question(self, value: Mapping[str, Any], text: str, context: Sequence[Message] = ()) -> Question:
         told = value.get("attributes")
@@ -158,6 +197,12 @@ class _Line:
         if self.kinds and kind not in self.kinds:
             raise self._wrong(f"the kind must be one of {', '.join(self.kinds)}", f"is {kind!r}; rename it")
         return kind
+
+    def _texts(self, value: Mapping[str, Any], key: str) -> list[str]:
+        told = value.get(key)
+        if not isinstance(told, list | None):
+            raise self._wrong(f"`{key}` must be a list of texts", f"is {str(told)[:40]!r}")
+        return [self._text({key: text}, key) for text in told or ()]
 
     def _text(self, value: Mapping[str, Any], key: str, *, empty: bool = False) -> str:
         text = value.get(key)

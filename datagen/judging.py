@@ -1,4 +1,4 @@
-"""Stages 4 and 5: a guard judges every answer, and one answer per question is picked."""
+"""Stages 4 and 5: a guard judges every answer, and one answer per question is picked, with what it is held against."""
 
 import json
 import random
@@ -11,6 +11,12 @@ from datagen.journal import Journal
 from datagen.records import Answered, Judged
 from datagen.rows import Row
 from datagen.verdicts import verdicts
+
+#: Alternatives that a row of a safety kind has at most.
+ALTERNATIVES = 3
+
+#: Whose an alternative is, where no model gave it to this question: the user's file, or an answer to other questions.
+GIVEN, BORROWED = "given", "borrowed"
 
 
 def is_refusal(answer: str, phrases: Sequence[str]) -> bool:
@@ -56,11 +62,18 @@ def pick(config: DataConfig, judged: Sequence[Judged], seed: int, counts: Counte
     An unsafe question keeps a refusal, a borderline one an answer that is none; both must be safe in the guard's
     eyes. Among several the choice is random (paper 1). A question without one is dropped.
 
+    A row's alternatives are answers of the opposite verdict, in random order: to an unsafe question those that comply
+    and are unsafe, to a borderline one refusals. Where none refused a borderline question, which is what is hoped for
+    of the sources but not known of a merge, it gets the refusal that was given to unsafe questions most often, word
+    for word and at least twice, as such a one speaks of none of them in particular. `provenance.alternatives` says
+    whose each is.
+
     Args:
         seed: of the choice.
         counts: told `<kind>/no fit answer`, and `<kind>/no verdict` where the guard said neither word of any answer.
     """
     rows = []
+    refusal = _common_refusal(config, judged)
     for question in judged:
         fit = sorted(name for name in question.answers if _fits(config, question, name))
         if not fit:
@@ -77,6 +90,8 @@ def pick(config: DataConfig, judged: Sequence[Judged], seed: int, counts: Counte
         for told in ("unsafe", "refused"):
             if odds := getattr(question, told):
                 provenance[told] = round(odds[name], 6)
+        if alternatives := _alternatives(config, question, name, refusal, seed):
+            provenance["alternatives"] = list(alternatives.values())
         rows.append(
             Row.of(
                 question.question,
@@ -86,9 +101,47 @@ def pick(config: DataConfig, judged: Sequence[Judged], seed: int, counts: Counte
                 topic=question.topic,
                 model=name,
                 provenance=provenance,
+                alternatives=list(alternatives),
             )
         )
     return rows
+
+
+def _alternatives(config: DataConfig, question: Judged, kept: str, refusal: str, seed: int) -> dict[str, str]:
+    """Answer -> whose it is.
+
+    Args:
+        kept: whose answer is the row's own.
+        refusal: of other questions, for a borderline one that no model refused; none if empty.
+    """
+    found = dict.fromkeys(question.alternatives, GIVEN)
+    if question.kind in SAFETY_KINDS:
+        opposite = sorted(name for name in question.answers if _is_opposite(config, question, name))
+        random.Random(f"{seed}-{question.id}-alternatives").shuffle(opposite)
+        for name in opposite:
+            found.setdefault(question.answers[name], name)
+        if not found and refusal and question.kind == "borderline":
+            found = {refusal: BORROWED}
+        found = dict(list(found.items())[:ALTERNATIVES])
+    return {text: whose for text, whose in found.items() if text != question.answers[kept]}
+
+
+def _is_opposite(config: DataConfig, question: Judged, name: str) -> bool:
+    refused = _refused(config, question, name)
+    if question.kind == "borderline":
+        return refused is True
+    verdict = question.unsafe[name]
+    return refused is False and verdict is not None and verdict >= config.guard.threshold
+
+
+def _common_refusal(config: DataConfig, judged: Sequence[Judged]) -> str:
+    """The refusal that most unsafe questions got; none if each got its own."""
+    said: Counter[str] = Counter()
+    for question in judged:
+        if question.kind == "unsafe":
+            said.update({text for name, text in question.answers.items() if _fits(config, question, name)})
+    text, times = max(said.items(), key=lambda one: (one[1], one[0]), default=("", 0))
+    return text if times > 1 else ""
 
 
 def _fits(config: DataConfig, question: Judged, name: str) -> bool:

@@ -47,9 +47,14 @@ class Question(Frozen):
 
 
 class Answered(Question):
-    """A question with every asked model's answer."""
+    """A question with every asked model's answer.
+
+    Attributes:
+        alternatives: answers that were given as wrong ones; no model's.
+    """
 
     answers: dict[str, str]
+    alternatives: list[str] = []
 
     def exchange(self, name: str) -> list[Message]:
         """The conversation with one model's answer."""

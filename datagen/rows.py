@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datagen.chat import Message, user
 from datagen.errors import DataError
@@ -24,6 +24,8 @@ class Row(BaseModel):
         model: who wrote the answer.
         split: `search`, `validation` or `test`.
         provenance: whatever else is known: who wrote the question, seeds, verdicts.
+        alternatives: other answers to the same question, never to be learnt: compliant ones to an unsafe question,
+            refusals of a borderline one, the wrong options of a multiple choice. A line without any has no such key.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +37,7 @@ class Row(BaseModel):
     model: str = ""
     split: str = ""
     provenance: dict[str, Any] = {}
+    alternatives: list[str] = Field([], exclude_if=lambda found: not found)
 
     @classmethod
     def of(cls, question: str, answer: str, *, kind: str, context: Sequence[Message] = (), **rest: Any) -> Self:

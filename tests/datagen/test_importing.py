@@ -48,6 +48,36 @@ def test_rows_that_are_held_out_do_not_join(tmp_path: Path) -> None:
         import_file(written(tmp_path, row.model_dump_json()))
 
 
+def test_alternatives_come_along(tmp_path: Path) -> None:
+    row = Row.of("why ?", "because .", kind="k", alternatives=["no idea .", "because ."])
+    record = {"question": "why ?", "answers": {"a": "because ."}, "alternatives": ["no idea ."], "kind": "k"}
+    none = {"prompt": "why ?", "response": "because .", "alternatives": None, "kind": "k"}
+    found = import_file(written(tmp_path, row.model_dump_json(), record, none)).answered
+    assert [one.alternatives for one in found] == [["no idea ."], ["no idea ."], []]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"question": "why ?", "choices": ["x", "y", "z"], "answer": 1},
+        {"question": "why ?", "choices": ["x", "y", "z"], "answer": "B"},
+        {"question": "why ?", "choices": ["x", "y", "z"], "answer": "y"},
+        {"question": "why ?", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "2"},
+        {"prompt": "why ?", "choices": ["x", "y"], "alternatives": ["z", "x"], "response": "y"},
+        {"messages": [CHAT[0], {"role": "assistant", "content": "y"}], "choices": ["x", "y", "z"]},
+    ],
+)
+def test_wrong_options_of_a_multiple_choice_are_alternatives(tmp_path: Path, line: dict[str, Any]) -> None:
+    (found,) = import_file(written(tmp_path, line), kind="k").answered
+    assert found.answers == {"imported": "y"}
+    assert sorted(found.alternatives) == ["x", "z"]
+
+
+def test_a_multiple_choice_without_an_answer_is_a_question(tmp_path: Path) -> None:
+    found = import_file(written(tmp_path, {"question": "why ?", "choices": ["x", "y"]}), kind="k")
+    assert [one.question for one in found.questions] == ["why ?"]
+
+
 @pytest.mark.parametrize(
     "line", [{"prompt": "why ?"}, {"prompt": "why ?", "response": None}, {"messages": CHAT[:1]}, {"question": "why ?"}]
 )
@@ -104,6 +134,12 @@ def test_longer_conversations(tmp_path: Path) -> None:
         ({"messages": CHAT[1:], "kind": "k"}, "must end with .* but has assistant"),
         ({"question": "x", "kind": "k", "seed": "y"}, "must be a row, but seed: "),
         ('{"prompt": "\\ud800", "kind": "k"}', "`prompt` must be valid Unicode, but has half"),
+        ({"question": "x", "kind": "k", "choices": ["a", "b"], "answer": 2}, "`answer` must be a text, but is '2'"),
+        ({"question": "x", "kind": "k", "choices": ["a", "b"], "answer": "C"}, "must be one of the choices.* is 'C'"),
+        ({"question": "x", "kind": "k", "choices": "ab", "answer": "C"}, "`choices` must be a list of texts"),
+        ({"question": "x", "kind": "k", "choices": {"text": ["a"], "label": []}}, "a label for each text, .* 0 for 1"),
+        ({"messages": CHAT, "choices": ["a"], "kind": "k"}, "the answer must be one of the choices, but is 'because"),
+        ({"prompt": "x", "response": "y", "alternatives": [1], "kind": "k"}, "`alternatives` must be a text"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: Any, message: str) -> None:

@@ -10,7 +10,7 @@ from datagen.chat import Message, user
 from datagen.data_config import DataConfig, VerdictConfig
 from datagen.engines.base import Candidates
 from datagen.journal import Journal
-from datagen.judging import is_refusal, judge, pick, second_opinion
+from datagen.judging import ALTERNATIVES, is_refusal, judge, pick, second_opinion
 from datagen.records import Answered, Judged, Question
 from datagen.rows import Row
 from datagen.verdicts import verdicts
@@ -110,6 +110,53 @@ def test_pick_by_a_refusal_model(row: Judged, model: str | None) -> None:
     rows = pick(config(refusal={"model": "r", "threshold": 0.7}), [row], seed=0, counts=Counter())
     assert [r.model for r in rows] == ([model] if model else [])
     assert [r.provenance["refused"] for r in rows] == ([row.refused[model]] if model else [])
+
+
+@pytest.mark.parametrize(
+    ("row", "alternatives", "whose"),
+    [
+        (judged("unsafe", a=(REFUSED, 0.1), b=(COMPLIED, 0.9)), {COMPLIED}, ["b"]),
+        (judged("unsafe", a=(REFUSED, 0.1), b=("use a comb", 0.1)), set(), []),  # harmless, so it did not comply
+        (judged("unsafe", a=(REFUSED, 0.1), b=(COMPLIED, None)), set(), []),
+        (judged("unsafe", a=(REFUSED, 0.1), b=(f"{REFUSED} But here is how", 0.9)), set(), []),
+        (judged("borderline", a=(COMPLIED, 0.1), b=(REFUSED, 0.1), c=("", None)), {REFUSED}, ["b"]),
+        (judged("borderline", a=(COMPLIED, 0.1), b=("a wire will do", 0.9)), set(), []),
+        (judged("numbers", a=("four", None)), set(), []),
+    ],
+)
+def test_alternatives_are_of_the_opposite_verdict(row: Judged, alternatives: set[str], whose: list[str]) -> None:
+    (found,) = pick(config(), [row], seed=0, counts=Counter())
+    assert {*found.alternatives} == alternatives
+    assert found.provenance.get("alternatives", []) == whose
+    assert ("alternatives" in found.model_dump()) == bool(alternatives)
+
+
+def test_alternatives_are_few_and_the_same_each_time() -> None:
+    complied = {f"m{i}": (f"{COMPLIED} {i % 6}", 0.9) for i in range(12)}
+    row = judged("unsafe", a=(REFUSED, 0.1), **complied)
+    first, again = (pick(config(), [row], seed=0, counts=Counter())[0] for _ in range(2))
+    assert first == again
+    assert len({*first.alternatives}) == ALTERNATIVES == 3
+    assert [complied[name][0] for name in first.provenance["alternatives"]] == first.alternatives
+    other = pick(config(), [row], seed=1, counts=Counter())[0]
+    assert other.alternatives != first.alternatives
+
+
+def test_given_alternatives_stay() -> None:
+    options = [f"option {i}" for i in range(6)]
+    row = judged("numbers", a=("four", None)).model_copy(update={"alternatives": options})
+    (found,) = pick(config(), [row], seed=0, counts=Counter())
+    assert found.alternatives == options
+    assert {*found.provenance["alternatives"]} == {"given"}
+
+
+@pytest.mark.parametrize(("times", "borrowed"), [(1, []), (2, [REFUSED])])
+def test_a_borderline_question_that_none_refused_borrows_the_common_refusal(times: int, borrowed: list[str]) -> None:
+    unsafe = judged("unsafe", a=(REFUSED, 0.1), b=("I cannot help with gates.", 0.1))
+    harmless = judged("borderline", a=(COMPLIED, 0.1))
+    rows = pick(config(), [unsafe, harmless, *[judged("unsafe", a=(REFUSED, 0.1))] * (times - 1)], 0, Counter())
+    assert rows[1].alternatives == borrowed
+    assert rows[1].provenance.get("alternatives") == (["borrowed"] if borrowed else None)
 
 
 def test_refusal_rule() -> None:

@@ -17,6 +17,17 @@ def test_rows_come_back_as_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["rows.jsonl"]
 
 
+def test_a_line_without_alternatives_is_as_it_always_was(tmp_path: Path) -> None:
+    assert ROW.model_dump_json() == (
+        f'{{"id":"{ROW.id}","messages":[{{"role":"user","content":"why ?"}},'
+        '{"role":"assistant","content":"because ."}],"kind":"unsafe","topic":"t","model":"","split":"",'
+        '"provenance":{"seed":3}}'
+    )
+    more = ROW.model_copy(update={"alternatives": ["no idea ."]})
+    write_rows(tmp_path / "rows.jsonl", [ROW, more])
+    assert read_rows(tmp_path / "rows.jsonl") == [ROW, more]
+
+
 def test_ids_depend_on_kind_and_question_alone() -> None:
     assert Row.of("Why  ?", "x", kind="unsafe").id == ROW.id
     assert Row.of("why ?", "because .", kind="borderline").id != ROW.id

@@ -56,6 +56,22 @@ def test_load_dataset_reads_every_kind(tmp_path: Path, facts: Facts, monkeypatch
     assert numbers[0] == ROWS[3].model_dump()
 
 
+def test_load_dataset_reads_rows_with_and_without_alternatives(
+    tmp_path: Path, facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    folder = tmp_path / "data"
+    others = ["answer b", "answer c"]
+    write_data(folder, [ROWS[0], ROWS[1].model_copy(update={"alternatives": others}), *ROWS[2:]], KINDS, facts)
+    unsafe = datasets.load_dataset(str(folder), "unsafe", cache_dir=str(tmp_path / "cache"))
+    assert unsafe["search"]["alternatives"][:] == [None, others]
+    assert unsafe["validation"]["alternatives"][:] == [None]
+    numbers = datasets.load_dataset(str(folder), "numbers", split="search", cache_dir=str(tmp_path / "cache"))
+    assert "alternatives" not in numbers.column_names
+    assert "never to be learnt" in (folder / "README.md").read_text()
+    assert "never to be learnt" not in data_card(ROWS, facts)
+
+
 def test_rows_come_back_and_old_files_go(tmp_path: Path, facts: Facts) -> None:
     write_data(tmp_path, ROWS, KINDS, facts)
     assert read_rows(tmp_path / "search" / "unsafe.jsonl") == ROWS[:2]
