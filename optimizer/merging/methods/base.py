@@ -1,8 +1,8 @@
-"""What a merge method is, and the registry that finds one by the name it has in a YAML file."""
+"""What a merge method is."""
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,35 +129,6 @@ def _spread(parameter: Parameter, value: Value | Sequence[Value], experts: int) 
         wanted = f"one value per expert, {experts} in all" if parameter.per_expert else "one value"
         raise ConfigError(f"{parameter.name} must be {wanted}, but got {list(value)}")
     return tuple(kind(one) for one in value)
-
-
-class Registry(Mapping[str, Method]):
-    """Methods by name."""
-
-    def __init__(self, methods: Sequence[Method]) -> None:
-        self._methods: dict[str, Method] = {}
-        for method in methods:
-            if method.name in self._methods:
-                raise ValueError(f"a merge method's name must be its own, but there are two of {method.name!r}")
-            self._methods[method.name] = method
-
-    def __getitem__(self, name: str) -> Method:
-        """The method of that name.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        if name not in self._methods:
-            close = difflib.get_close_matches(name, self._methods, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"there is no merge method {name!r}; {hint}available: {', '.join(self._methods)}")
-        return self._methods[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._methods)
-
-    def __len__(self) -> int:
-        return len(self._methods)
 
 
 def coefficients_of(values: Sequence[float]) -> torch.Tensor:

@@ -8,8 +8,9 @@ import torch
 from datagen.errors import ConfigError
 from optimizer.merging.masks import unpacked
 from optimizer.merging.methods import METHODS, Method
-from optimizer.merging.methods.base import Registry, Value, coefficients_of
+from optimizer.merging.methods.base import Value, coefficients_of
 from optimizer.merging.tensors import Inputs, common_dtype
+from optimizer.registry import Registry
 
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
@@ -32,7 +33,7 @@ def test_there_are_as_many_methods_as_the_table_says() -> None:
 
 def test_two_methods_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="there are two of 'ties'"):
-        Registry([METHODS["ties"], METHODS["linear"], METHODS["ties"]])
+        Registry("merge method", [METHODS["ties"], METHODS["linear"], METHODS["ties"]])
 
 
 @pytest.mark.parametrize(
