@@ -12,6 +12,7 @@ from datagen.frozen import Frozen
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
 from optimizer.objective.constraints import Constraint, parse_constraint
+from optimizer.objective.metrics import METRICS
 
 
 def _weighted(value: object) -> object:
@@ -19,17 +20,26 @@ def _weighted(value: object) -> object:
 
 
 class TermConfig(Frozen):
-    """One thing the objective measures: the mean cross-entropy of one kind's answers.
+    """One thing the objective measures: a metric over one kind's rows.
 
     Attributes:
         weight: in the weighted mean of all terms.
         kind: which rows, by the name of their file in the data folder; by default the term's own name.
         examples: how many search rows at most; fewer make a trial cheaper.
+        metric: `loss`, the answer's cross-entropy; `kl`, the divergence from a source on the answer; `margin`, by how
+            much the answer is likelier than an alternative: on unsafe rows the refusal margin, on borderline rows the
+            over-refusal margin; `choice`, multiple choice by likelihood; `exact`, the share of answers that greedy
+            decoding misses, which has no gradient.
+        of: name of the source that `kl` is taken from: what is minimised is KL(source || merge).
+        per_token: whether an answer's loss is the mean over its tokens; else their sum.
     """
 
     weight: float = Field(1.0, gt=0)
     kind: str = ""
     examples: int = Field(128, ge=1)
+    metric: str = "loss"
+    of: str = ""
+    per_token: bool = True
 
 
 class MergeConfig(Frozen):
@@ -190,6 +200,37 @@ class Config(Frozen):
                 f"{', '.join(name for name, one in METHODS.items() if isinstance(one, TaskVectorMethod))}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _metrics_fit(self) -> Self:
+        problems = [problem for name, term in self.objective.items() for problem in self._term_problems(name, term)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _term_problems(self, name: str, term: TermConfig) -> list[str]:
+        try:
+            metric = METRICS[term.metric]
+        except ConfigError as error:
+            return [f"objective.{name}.metric: {error}"]
+        problems = []
+        sources = self.bunch.models()
+        if metric.taught and term.of not in sources:
+            problems.append(
+                f"objective.{name}.of: {term.metric!r} must be taken from a source, one of {', '.join(sources)}, but "
+                f"got {term.of or 'none'}; name one"
+            )
+        if term.of and not metric.taught:
+            problems.append(
+                f"objective.{name}.of: only a metric that is taken from a source may name one, but {term.metric!r} is "
+                f"not; drop {term.of!r}, or set objective.{name}.metric=kl"
+            )
+        if self.search.sampler == "descent" and not metric.differentiable:
+            problems.append(
+                f"objective.{name}.metric: a descent needs a gradient, but {term.metric!r} has none; choose another "
+                f"metric, or a black box such as search.sampler=cmaes"
+            )
+        return problems
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

@@ -1,4 +1,4 @@
-"""The torch engine: one live model, merged in place, that scores losses and their gradients."""
+"""The torch engine: one live model, merged in place, that scores answers and gives gradients."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from datagen.batches import IGNORED, Batch
+from datagen.batches import Batch, pack
 from datagen.errors import BunchError
 from optimizer.bunch import Bunch
+from optimizer.engines.outputs import Measure, Outputs
+from optimizer.engines.teachers import Teacher, Teachers, Top, divergence
 from optimizer.merging.bank import Bank, Weights
 from optimizer.merging.space import Coefficients, Space
 
@@ -58,49 +60,58 @@ class ScoringEngine:
                 self._bank.merge(name, by_tensor[name], parameter)
         self.applied = coefficients.copy()
 
+    def load(self, name: str) -> None:
+        """Takes a source just as it is, whatever the method would make of it alone.
+
+        Args:
+            name: of the source.
+        """
+        source = {one.name: one for one in self._bank.sources}[name]
+        with torch.no_grad():
+            for tensor, parameter in self._live.items():
+                parameter.copy_(source.tensor(tensor))
+        self.applied = None
+
     @torch.no_grad()
-    def score(self, batches: Sequence[Batch]) -> list[tuple[float, int, bool]]:
-        """Scores every example with the weights that are applied.
+    def score(self, batches: Sequence[Batch], teachers: Teachers | None = None) -> Outputs:
+        """Scores sequences with the weights that are applied.
+
+        Args:
+            batches: of numbered sequences.
+            teachers: of those that are not held against their own answers.
 
         Returns:
-            For each example in the order of its `index`: summed cross-entropy of its answer in nats, number of answer
-            tokens, and whether greedy decoding would give exactly this answer.
+            [sequences] in the order of their numbers, on the CPU.
         """
-        found: dict[int, tuple[float, int, bool]] = {}
-        for batch in batches:
-            losses, wanted, right = self._forward(batch)
-            counted = wanted != IGNORED
-            sums = losses.sum(1).tolist()
-            tokens = counted.sum(1).tolist()
-            exact = (right | ~counted).all(1).tolist()
-            found |= {i: (sums[k], tokens[k], exact[k]) for k, i in enumerate(batch.index)}
-        return [found[i] for i in sorted(found)]
+        tops = self._tops(teachers or {})
+        found = zip(*(self._outputs(batch, tops) for batch in batches), strict=True)
+        order = torch.tensor([number for batch in batches for number in batch.index]).argsort()
+        return Outputs(*(torch.cat(parts).cpu()[order] for parts in found))
 
     def gradient(
-        self, coefficients: Coefficients, batch: Batch, weights: torch.Tensor
+        self, coefficients: Coefficients, batch: Batch, reduction: Measure, teachers: Teachers | None = None
     ) -> tuple[Coefficients, list[bool]]:
-        """D loss / d coefficients of a weighted mean over the examples of one batch.
+        """D loss / d coefficients on one batch.
 
         Every tensor's gradient is freed as soon as its dot products with the task vectors are taken, so there is
         never more than one of them beside the sources, the model and its activations.
 
         Args:
             coefficients: [experts, groups], where the gradient is taken.
-            batch: examples.
-            weights: of every example's mean cross-entropy, [examples].
+            batch: sequences, in the order of their numbers.
+            reduction: makes the loss of their outputs, and tells of each example whether it is right.
+            teachers: of those sequences that are not held against their own answers.
 
         Returns:
-            [experts, groups], and for each example whether greedy decoding would give its answer.
+            [experts, groups], and whether each example is right.
         """
+        tops = self._tops(teachers or {})
         self.apply(coefficients)
-        losses, wanted, right = self._forward(batch)
-        exact: list[bool] = (right | (wanted == IGNORED)).all(1).tolist()
-        per_example = losses.sum(1) / (wanted != IGNORED).sum(1)
-        loss = (per_example * weights.to(self.device)).sum()
+        loss, right = reduction(self._outputs(batch, tops))
         self._at = self.space.by_tensor(coefficients)
         self._slopes = {name: np.zeros(np.shape(self._at[name])) for name in self._live}
         loss.backward()  # type: ignore[no-untyped-call]
-        return self.space.gathered(self._slopes), exact
+        return self.space.gathered(self._slopes), right.tolist()
 
     def _take(self, name: str, parameter: torch.Tensor) -> None:
         """Turns a tensor's gradient into that of its coefficients, and frees it."""
@@ -109,14 +120,54 @@ class ScoringEngine:
                 self._slopes[name] = self._bank.gradient(name, self._at[name], parameter.grad).cpu().numpy()
             parameter.grad = None
 
-    def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
-        logits = self.model(input_ids=batch.inputs.to(self.device), use_cache=False).logits[:, :-1].float()
-        wanted = batch.labels[:, 1:].to(self.device)
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
-        )  # [examples, width - 1]
-        return losses, wanted, logits.argmax(-1) == wanted
+    def _outputs(self, batch: Batch, tops: Mapping[int, Top]) -> Outputs:
+        """What the model makes of a batch, in the batch's order."""
+        places, wanted, tokens = (one.to(self.device) for one in (batch.places, batch.wanted, batch.tokens))
+        logits = self._logits(batch, places)
+        losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")  # [answer tokens]
+        if taught := [tops[number] for number in batch.index if number in tops]:
+            those = torch.tensor([number in tops for number in batch.index]).repeat_interleave(batch.tokens)
+            those = those.to(self.device)
+            losses = losses.masked_scatter(those, divergence(taught, logits[those]))
+        wrong = logits.argmax(-1) != wanted
+        summed, missed = (
+            one.new_zeros(batch.inputs.numel()).scatter(0, places, one).view_as(batch.inputs).sum(1)
+            for one in (losses, wrong)
+        )
+        return Outputs(summed, tokens, missed == 0)
+
+    def _logits(self, batch: Batch, places: torch.Tensor) -> torch.Tensor:
+        """What the model says at some places, [places, vocabulary].
+
+        Only there its head is asked: prompts are most of the tokens, and the head of a small model is much of it. The
+        head is given less rather than called from here, since some models go on to scale or cap what it says.
+        """
+        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        hook = head.register_forward_pre_hook(lambda _, given: given[0].flatten(0, 1).index_select(0, places)[None])
+        try:
+            # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
+            return self.model(input_ids=batch.inputs.to(self.device), use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+        finally:
+            hook.remove()
+
+    def _tops(self, teachers: Teachers) -> dict[int, Top]:
+        """What the teachers say; those that were not asked yet are, and what is applied stays applied."""
+        at = self.applied
+        for teacher in dict.fromkeys(teacher for teacher, _ in teachers.values()):
+            if not teacher.tops:
+                self.load(teacher.source)
+                teacher.tops = self._asked(teacher)
+        if at is not None:
+            self.apply(at)
+        return {number: teacher.tops[which] for number, (teacher, which) in teachers.items()}
+
+    @torch.no_grad()
+    def _asked(self, teacher: Teacher) -> list[Top]:
+        found: dict[int, Top] = {}
+        for batch in pack(teacher.examples):
+            top = Top.of(self._logits(batch, batch.places.to(self.device)))
+            found |= zip(batch.index, top.split(batch.tokens.tolist()), strict=True)
+        return [found[number] for number in sorted(found)]
 
 
 def _empty_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:

@@ -1,7 +1,7 @@
-"""Terms: mean cross-entropy of one kind's answers, weighted into one loss.
+"""Terms: one metric over one kind's rows each, weighted into one loss.
 
 Paper 1 (arXiv 2406.14563) maximises L_safety + alpha L_expert with L = E[-CE] on answer tokens; here every term has a
-weight of its own, over-refusal among them.
+weight and a metric of its own, over-refusal among them.
 
 An objective is measured block by block. Every block holds an even share of every term's examples, so each tells what
 the whole would, less exactly, and two merges can be compared on the same examples before either has seen all.
@@ -9,9 +9,9 @@ the whole would, less exactly, and two merges can be compared on the same exampl
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -19,11 +19,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datagen.batches import Batch, Encoded, pack, pad
-from datagen.chat import answer_ids
+from datagen.chat import Message, answer_ids
 from datagen.errors import DataError
 from datagen.rows import Row, read_rows
 from optimizer.config import Config, TermConfig
+from optimizer.engines.outputs import Measure, Outputs
 from optimizer.engines.scoring import ScoringEngine
+from optimizer.engines.teachers import Teacher, Teachers
+from optimizer.objective.metrics import METRICS, Metric
 
 #: Blocks of an objective; fewer if a term has fewer examples.
 BLOCKS = 16
@@ -34,8 +37,8 @@ class Score:
     """One term's value.
 
     Attributes:
-        loss: mean over examples of the mean cross-entropy per answer token, nats.
-        exact: share of examples whose answer greedy decoding would give.
+        loss: mean of the examples' losses, by the term's metric.
+        exact: share of examples that count as right, by the same.
         rows: how many examples it was measured on.
     """
 
@@ -57,30 +60,111 @@ Scores = Mapping[str, Score]
 
 @dataclass(frozen=True)
 class Term:
-    """One term with its rows of one split, encoded."""
+    """One term with its rows of one split, encoded.
+
+    Attributes:
+        name: of the term.
+        weight: in the mean of all terms.
+        examples: prompt and answer of every row.
+        metric: how they are measured.
+        alternatives: of every example the same prompt with each alternative, as many as the metric looks at.
+        teacher: of these examples, if the metric needs one.
+        per_token: whether losses are means over an answer's tokens; else sums.
+    """
 
     name: str
     weight: float
     examples: Sequence[Encoded]
+    metric: Metric = METRICS["loss"]
+    alternatives: Sequence[Sequence[Encoded]] = ()
+    teacher: Teacher | None = None
+    per_token: bool = True
+
+    @property
+    def sequences(self) -> int:
+        """How many token sequences it takes to score all examples."""
+        return len(self.examples) + sum(map(len, self.alternatives))
+
+    def options(self, number: int) -> list[Encoded]:
+        """What of an example is scored, the answer first."""
+        return [self.examples[number], *(self.alternatives[number] if self.alternatives else ())]
+
+    def measured(self, outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses [examples], and which are right, of outputs [examples, options]."""
+        return self.metric.measure(outputs if self.per_token else outputs.summed())
 
 
-class Block(NamedTuple):
-    """An even share of every term's examples.
+@dataclass(frozen=True)
+class Block:
+    """Some examples of every term, which are scored together.
 
     Attributes:
-        owners: the term of every example.
-        batches: of all terms together, packed by length.
+        picks: every term, with the numbers of its examples.
     """
 
-    owners: Sequence[str]
-    batches: Sequence[Batch]
+    picks: Sequence[tuple[Term, Sequence[int]]]
+
+    @cached_property
+    def sequences(self) -> Sequence[Encoded]:
+        """What is scored, one example's options after another's."""
+        return [one for term, numbers in self.picks for number in numbers for one in term.options(number)]
+
+    @cached_property
+    def batches(self) -> Sequence[Batch]:
+        """Of all terms together, packed by length."""
+        return pack(self.sequences)
+
+    @cached_property
+    def teachers(self) -> Teachers:
+        """Of the sequences of terms that have one."""
+        owners = [(term, number) for term, numbers in self.picks for number in numbers for _ in term.options(number)]
+        return {i: (term.teacher, number) for i, (term, number) in enumerate(owners) if term.teacher is not None}
 
     def scores(self, engine: ScoringEngine) -> dict[str, Score]:
         """Every term's score with the weights that are applied."""
-        found: dict[str, list[Score]] = {}
-        for owner, (loss, tokens, exact) in zip(self.owners, engine.score(self.batches), strict=True):
-            found.setdefault(owner, []).append(Score(loss / tokens, float(exact), 1))
-        return {name: Score.of(scores) for name, scores in found.items()}
+        measured = self.measured(engine.score(self.batches, self.teachers))
+        return {
+            term.name: Score(losses.double().mean().item(), right.double().mean().item(), len(losses))
+            for term, losses, right in measured
+        }
+
+    def measured(self, outputs: Outputs) -> Iterator[tuple[Term, torch.Tensor, torch.Tensor]]:
+        """Every term with the losses of its examples, [examples], and which are right.
+
+        Args:
+            outputs: [sequences].
+        """
+        start = 0
+        for term, numbers in self.picks:
+            sizes = [len(term.options(number)) for number in numbers]
+            stop = start + sum(sizes)
+            yield term, *term.measured(outputs.part(start, stop).by_example(sizes))
+            start = stop
+
+    def weighted(self, weights: Sequence[float], outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """One loss for a step, and which examples are right.
+
+        Args:
+            weights: of the terms.
+            outputs: [sequences].
+        """
+        found = list(self.measured(outputs))
+        losses = [weight * each.mean() for weight, (_, each, _) in zip(weights, found, strict=True)]
+        return torch.stack(losses).sum(), torch.cat([right for _, _, right in found])
+
+
+class Step(NamedTuple):
+    """What an engine needs for a gradient, in the order of its arguments.
+
+    Attributes:
+        batch: one example's sequences for each term.
+        reduction: makes one loss of what it gives.
+        teachers: of its sequences.
+    """
+
+    batch: Batch
+    reduction: Measure
+    teachers: Teachers
 
 
 @dataclass(frozen=True)
@@ -94,16 +178,20 @@ class Objective:
         """How many examples there are."""
         return sum(len(term.examples) for term in self.terms)
 
+    @property
+    def sequences(self) -> int:
+        """How many token sequences a pass over all of them takes."""
+        return sum(term.sequences for term in self.terms)
+
     @cached_property
     def blocks(self) -> Sequence[Block]:
         """The same in every process."""
         count = min(BLOCKS, *(len(term.examples) for term in self.terms))
-        shares: list[list[tuple[str, Encoded]]] = [[] for _ in range(count)]
+        orders = []
         for term in self.terms:
-            order = random.Random(f"blocks-{term.name}").sample(range(len(term.examples)), len(term.examples))
-            for place, i in enumerate(order):
-                shares[place % count].append((term.name, term.examples[i]))
-        return [Block([name for name, _ in share], pack([example for _, example in share])) for share in shares]
+            shuffled = random.Random(f"blocks-{term.name}").sample(range(len(term.examples)), len(term.examples))
+            orders.append((term, shuffled))
+        return [Block([(term, order[place::count]) for term, order in orders]) for place in range(count)]
 
     def scores(self, engine: ScoringEngine) -> dict[str, Score]:
         """Every term's score with the weights that are applied."""
@@ -130,18 +218,18 @@ class Objective:
             variance += (term.weight / self._weight) ** 2 * share * (1 - share) / rows
         return math.sqrt(variance)
 
-    def step_batch(self, picks: Sequence[int], multipliers: Sequence[float] = ()) -> tuple[Batch, torch.Tensor]:
-        """One example per term, and the weight of each in the loss.
+    def step_batch(self, picks: Sequence[int], multipliers: Sequence[float] = ()) -> Step:
+        """One example per term, and how their losses become one.
 
         Args:
             picks: an example's number for each term.
             multipliers: of the terms' weights; by default 1.
         """
-        examples = [term.examples[pick] for term, pick in zip(self.terms, picks, strict=True)]
-        weights = torch.tensor([term.weight for term in self.terms]) / self._weight
-        if multipliers:
-            weights = weights * torch.tensor(multipliers, dtype=weights.dtype)
-        return pad(examples, range(len(examples))), weights
+        block = Block([(term, [pick]) for term, pick in zip(self.terms, picks, strict=True)])
+        factors = multipliers or [1.0] * len(self.terms)
+        weights = [term.weight / self._weight * factor for term, factor in zip(self.terms, factors, strict=True)]
+        batch = pad(block.sequences, range(len(block.sequences)))
+        return Step(batch, partial(block.weighted, weights), block.teachers)
 
     @property
     def _weight(self) -> float:
@@ -169,10 +257,35 @@ def load_objective(
 
 def _term(folder: Path, name: str, term: TermConfig, tokenizer: PreTrainedTokenizerBase) -> Term:
     path = folder / f"{term.kind or name}.jsonl"
-    rows: list[Row] = read_rows(path)[: term.examples]
+    metric = METRICS[term.metric]
+    rows: list[Row] = read_rows(path)
     if not rows:
         raise DataError(f"{path}: a term must have at least one row, but the file is empty; ask for more data")
-    return Term(name, term.weight, [answer_ids(tokenizer, row.messages) for row in rows])
+    if metric.alternatives != 0:
+        rows = [row for row in rows if row.alternatives]
+        if not rows:
+            raise DataError(
+                f"{path}: {metric.name!r}, the metric of {name!r}, needs rows with `alternatives`, but no row has any; "
+                f"run `goodbunch datagen` again, import rows that have them, or choose another metric"
+            )
+    rows = rows[: term.examples]
+    examples = [answer_ids(tokenizer, row.messages) for row in rows]
+    return Term(
+        name,
+        term.weight,
+        examples,
+        metric,
+        [_alternatives(row, tokenizer, metric.alternatives) for row in rows] if metric.alternatives != 0 else (),
+        Teacher(term.of, examples) if metric.taught else None,
+        term.per_token,
+    )
+
+
+def _alternatives(row: Row, tokenizer: PreTrainedTokenizerBase, most: int | None) -> list[Encoded]:
+    return [
+        answer_ids(tokenizer, [*row.messages[:-1], Message(role="assistant", content=text)])
+        for text in row.alternatives[:most]
+    ]
 
 
 def retention(loss: float, base: float, best: float) -> float:
