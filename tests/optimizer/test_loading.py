@@ -36,6 +36,20 @@ def test_overrides_are_stronger_than_the_file_and_reach_interpolations() -> None
         ("search.descent.steps=none", "search.descent.steps"),
         ("objective.safety.weight=-1", "greater than 0, but got -1"),
         ("objective.safety.kind=unsave", "its kind must be one of"),
+        (
+            "objective.safety.metric=margn",
+            "objective.safety.metric: there is no metric 'margn'; did you mean 'margin'?",
+        ),
+        (
+            "objective.finance.metric=kl",
+            "objective.finance.of: 'kl' must be taken from a source, one of base, aligned,",
+        ),
+        ("objective.finance={metric: kl, of: finanse}", "but got finanse; name one"),
+        (
+            "objective.finance.of=finance",
+            "objective.finance.of: only a metric that is taken from a source may name one",
+        ),
+        ("objective.safety.metric=exact", "objective.safety.metric: a descent needs a gradient, but 'exact' has none"),
         ("search.controls.x=[nothing]", "search.controls.x: terms must be of the objective"),
         ("bunch.experts.numbers={model: a, role: aligned}", "exactly one expert must have `role: aligned`"),
         ("data.validation=0.99999", "validation"),
@@ -49,6 +63,16 @@ def test_mistakes_are_named_in_one_line(override: str, message: str) -> None:
         load_config(DEMO, overrides)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_metric_without_a_gradient_is_for_black_boxes() -> None:
+    config = load_config(DEMO, ["objective.safety.metric=exact", "search.sampler=cmaes"])
+    assert config.objective["safety"].metric == "exact"
+
+
+def test_all_mistakes_in_metrics_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"objective\.safety\.metric: .*; objective\.numbers\.of: "):
+        load_config(DEMO, ["objective.safety.metric=x", "objective.numbers.metric=kl"])
 
 
 def test_all_mistakes_are_told_at_once() -> None:
