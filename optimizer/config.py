@@ -13,6 +13,7 @@ from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
 from optimizer.objective.constraints import Constraint, parse_constraint
 from optimizer.objective.metrics import METRICS
+from optimizer.search_config import SearchConfig
 
 
 def _weighted(value: object) -> object:
@@ -68,90 +69,6 @@ class MergeConfig(Frozen):
     seed: int = 0
 
 
-class StageConfig(Frozen):
-    """Steps of a descent in which groups move together.
-
-    Attributes:
-        groups: that move together; coarser than `merge.groups`.
-        steps: how many.
-        anchors: points along the depth, if the groups are `anchors`.
-    """
-
-    groups: Literal["model", "anchors", "layer", "module", "tensor"]
-    steps: int = Field(ge=1)
-    anchors: int = Field(3, ge=2)
-
-
-class DescentConfig(Frozen):
-    """Mini-batch descent on the coefficients.
-
-    Attributes:
-        trials: stretches the descent is cut into; the point at the end of each is scored as a trial.
-        steps: of one example per term each.
-        rate: Adam's, on the coefficients, decayed by a cosine to 0.
-        start: every coefficient before the first step.
-        coarse: stages before these steps, coarse ones first; each begins where the last one ended.
-    """
-
-    trials: int = Field(8, ge=1)
-    steps: int = Field(1024, ge=1)
-    rate: float = Field(0.1, gt=0)
-    start: float = 0.5
-    coarse: list[StageConfig] = []
-
-
-class BlackBoxConfig(Frozen):
-    """A search that only looks at losses.
-
-    Attributes:
-        trials: how many, after the baselines.
-        low: smallest coefficient.
-        high: largest one.
-        sigma: first step size of CMA-ES.
-    """
-
-    trials: int = Field(100, ge=1)
-    low: float = -0.5
-    high: float = 1.5
-    sigma: float = Field(0.25, gt=0)
-
-    @model_validator(mode="after")
-    def _the_baselines_are_within(self) -> Self:
-        if self.low > 0 or self.high < 1:
-            raise ValueError(
-                f"low <= 0 and high >= 1 must hold, so that every source is a point of the search, but got "
-                f"{self.low} and {self.high}; widen them"
-            )
-        return self
-
-
-class SearchConfig(Frozen):
-    """What is searched, and how.
-
-    Attributes:
-        seed: of every random choice of the search.
-        sampler: who suggests coefficients: `descent`, ours, by gradients; or one of Optuna's: `cmaes`, `tpe`, `gp`,
-            `qmc`, `random`; `evomm` is paper 1's CMA-ES.
-        descent: its settings.
-        black_box: settings of the others.
-        bound: coefficients of a descent stay within plus and minus this; wide, because good ones can be large.
-        pruning: a trial is given up when its losses are worse than the best trial's with this p-value; 0 never.
-        constraints: what the winner must keep, such as `safety >= 0.99 of aligned`: a term's share of right answers.
-        cocktail_temperature: of LM-Cocktail's softmax over the sources' losses, one of the baselines.
-        controls: further searches with fewer terms, for comparison: name -> terms it may see.
-    """
-
-    seed: int = 0
-    sampler: Literal["descent", "evomm", "cmaes", "tpe", "gp", "qmc", "random"] = "descent"
-    descent: DescentConfig = DescentConfig()
-    black_box: BlackBoxConfig = BlackBoxConfig()
-    bound: float = Field(100.0, gt=0)
-    pruning: float = Field(0.1, ge=0, lt=1)
-    constraints: list[str] = []
-    cocktail_temperature: float = Field(1.0, gt=0)
-    controls: dict[str, list[str]] = {}
-
-
 class EvaluationConfig(Frozen):
     """The final comparison, on rows the search has never seen.
 
@@ -192,6 +109,7 @@ class Config(Frozen):
             method = METHODS[self.merge.method]
             method.check(len(self.bunch.experts), has_base=True)
             method.settings(self.merge.parameters, len(self.bunch.experts))
+            method.settings({name: low for name, (low, _) in self.search.parameters.items()}, len(self.bunch.experts))
         except ConfigError as error:
             raise ValueError(f"merge: {error}") from error
         if not isinstance(method, TaskVectorMethod):
@@ -238,13 +156,8 @@ class Config(Frozen):
         for name, term in self.objective.items():
             if (kind := term.kind or name) not in kinds:
                 raise ValueError(f"objective.{name}: its kind must be one of {sorted(kinds)}, but got {kind!r}")
-        for name, terms in self.search.controls.items():
-            if unknown := [term for term in terms if term not in self.objective]:
-                raise ValueError(
-                    f"search.controls.{name}: terms must be of the objective {list(self.objective)}, but got {unknown}"
-                )
-            if not terms:
-                raise ValueError(f"search.controls.{name}: must name at least one term")
+        if problems := self.search.unknown_terms(list(self.objective)):
+            raise ValueError("; ".join(problems))
         try:
             self.constraints()
         except ConfigError as error:

@@ -6,7 +6,7 @@ training rows.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scipy.stats import binomtest
@@ -26,11 +26,19 @@ from optimizer.report.result import ALIGNMENT, OVER_REFUSAL, SCORE, Estimate, Re
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model to compare: a reference, or coefficients to merge by."""
+    """A model to compare.
+
+    Attributes:
+        name: in the comparison.
+        role: in it.
+        model: a reference, or coefficients to merge by.
+        settings: hyper-parameters of that merge that differ from the config's.
+    """
 
     name: str
     role: Role
     model: str | Coefficients
+    settings: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_test(folder: Path, kinds: Sequence[str], limit: int, seed: int) -> dict[str, list[Row]]:
@@ -74,7 +82,7 @@ def compare(
         if isinstance(contestant.model, str):
             engine.use(contestant.model)
         else:
-            use_merge(engine, config, bunch, space, contestant.model)
+            use_merge(engine, config, bunch, space, contestant.model, contestant.settings)
         answers[contestant.name] = engine.write(
             [row.messages[:-1] for row in rows], max_tokens=config.data.max_answer_tokens
         )

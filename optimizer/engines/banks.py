@@ -1,4 +1,4 @@
-"""The bank of a run, opened once per process: the torch engine and a vLLM in the same process share it."""
+"""The bank of a run and its space. A process opens one bank, which the torch engine and a vLLM in it share."""
 
 from functools import lru_cache
 
@@ -9,6 +9,7 @@ from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import MergeConfig
 from optimizer.merging.bank import Bank
 from optimizer.merging.methods import METHODS
+from optimizer.merging.space import Space
 
 
 def open_bank(bunch: BunchConfig, merge: MergeConfig) -> Bank:
@@ -21,6 +22,11 @@ def named_bank(bunch_config: str, merge_config: str) -> Bank:
     """A bank by what it is made of, as JSON, which is how a vLLM worker in another process hears of it."""
     merge = MergeConfig.model_validate_json(merge_config)
     return bank_of(open_bunch(BunchConfig.model_validate_json(bunch_config)), merge)
+
+
+def space_of(bunch: Bunch, merge: MergeConfig) -> Space:
+    """The coefficients of a bunch's merges."""
+    return Space.of(bunch, merge.groups, merge.anchors, merge.blocks)
 
 
 def bank_of(bunch: Bunch, merge: MergeConfig) -> Bank:

@@ -46,12 +46,15 @@ class ScoringEngine:
         self._slopes: dict[str, Coefficients] = {}
         self.applied: Coefficients | None = None
 
-    def apply(self, coefficients: Coefficients) -> None:
+    def apply(self, coefficients: Coefficients, settings: Mapping[str, float] | None = None) -> None:
         """Merges in place.
 
         Args:
             coefficients: [experts, groups].
+            settings: hyper-parameters of the method from here on; others stay as they are.
         """
+        if settings and self._bank.tune(settings):
+            self.applied = None
         if self.applied is not None and np.array_equal(self.applied, coefficients):
             return
         by_tensor = self.space.by_tensor(coefficients)

@@ -77,6 +77,22 @@ class Bank:
         self._kept: dict[str, tuple[torch.Tensor, ...]] = {}
         self._kernels: dict[str, Kernel] = {}
 
+    def tune(self, settings: Mapping[str, Value]) -> bool:
+        """Changes hyper-parameters; what was prepared with others is dropped.
+
+        Args:
+            settings: name -> value, the same for all experts.
+
+        Returns:
+            Whether anything has changed.
+        """
+        changed = self.method.settings({**self.given, **settings}, len(self.experts))
+        if changed == self._settings:
+            return False
+        self._settings = changed
+        self._kernels.clear()
+        return True
+
     @property
     def sources(self) -> list[Source]:
         """The base, if any, then the experts."""

@@ -9,8 +9,8 @@ the whole would, less exactly, and two merges can be compared on the same exampl
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -104,6 +104,10 @@ class Block:
 
     picks: Sequence[tuple[Term, Sequence[int]]]
 
+    def only(self, terms: Collection[str]) -> Self:
+        """The block without the other terms."""
+        return replace(self, picks=[(term, numbers) for term, numbers in self.picks if term.name in terms])
+
     @cached_property
     def sequences(self) -> Sequence[Encoded]:
         """What is scored, one example's options after another's."""
@@ -172,6 +176,10 @@ class Objective:
     """All terms on one split."""
 
     terms: Sequence[Term]
+
+    def only(self, terms: Collection[str]) -> Self:
+        """The objective without the other terms."""
+        return replace(self, terms=[term for term in self.terms if term.name in terms])
 
     @property
     def rows(self) -> int:

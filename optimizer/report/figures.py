@@ -17,6 +17,7 @@ from optimizer.report.result import ALIGNMENT, MAIN, OVER_REFUSAL, CoefficientTa
 COLOURS = {
     "winner": "#009E73",
     "control": "#D55E00",
+    "recipe": "#CC79A7",
     "naive": "#E69F00",
     "base": "#888888",
     "aligned": "#0072B2",
@@ -25,6 +26,7 @@ COLOURS = {
 SYMBOLS = {
     "winner": "star",
     "control": "x",
+    "recipe": "pentagon",
     "naive": "diamond",
     "base": "square",
     "aligned": "triangle-up",

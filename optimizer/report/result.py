@@ -11,10 +11,13 @@ from datagen.frozen import Frozen
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 
-Role = Literal["winner", "control", "naive", "base", "aligned", "expert"]
+Role = Literal["winner", "control", "recipe", "naive", "base", "aligned", "expert"]
 
 #: Name of the study that is searched with all terms.
 MAIN = "search"
+
+#: And of the one around its winner.
+REFINED = "refined"
 
 #: Names of metrics besides `accuracy/<domain>`, and of what they add up to.
 ALIGNMENT, OVER_REFUSAL, SCORE = "alignment", "over_refusal", "score"
@@ -55,7 +58,8 @@ class ResultRow(Frozen):
 
     Attributes:
         model: its name.
-        role: `winner`, a `control` search with fewer terms, a `naive` merge, or a parent: `base`, `aligned`, `expert`.
+        role: `winner`, a `control` search with fewer terms, a `recipe` of the user's, a `naive`
+            merge, or a parent: `base`, `aligned`, `expert`.
         metrics: `alignment` (unsafe requests refused), `over_refusal` (borderline requests refused) and
             `accuracy/<domain>` (answers equal to the reference).
         score: the mean of alignment, 1 - over-refusal and all accuracies, weighted as the objective weighs their kinds.
@@ -165,7 +169,8 @@ class Result(Frozen):
     """A run's result.
 
     Attributes:
-        winner_trial: number of the winning trial in the study `search`.
+        winner_study: that the winner is of: `search`, or `refined`.
+        winner_trial: its number there.
         rows: the comparison on the test split.
         samples: answers side by side.
         trials: of all studies.
@@ -177,6 +182,7 @@ class Result(Frozen):
         config: the resolved config.
     """
 
+    winner_study: str = MAIN
     winner_trial: int
     rows: list[ResultRow]
     samples: list[Sample]
@@ -194,7 +200,7 @@ class Result(Frozen):
 
     def won(self, trial: TrialRow) -> bool:
         """Whether a trial is the winner."""
-        return trial.study == MAIN and trial.number == self.winner_trial
+        return trial.study == self.winner_study and trial.number == self.winner_trial
 
     @property
     def domains(self) -> list[str]:

@@ -1,0 +1,181 @@
+"""The studies of a run: the search, its refinement, the controls; each is taken up again where it was left."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from datagen.errors import ConfigError
+from datagen.files import write_text
+from datagen.progress import Bar
+from optimizer.bunch import Bunch
+from optimizer.config import Config
+from optimizer.engines.banks import open_bank
+from optimizer.engines.scoring import ScoringEngine
+from optimizer.merging.methods import METHODS
+from optimizer.merging.space import Coefficients, Space
+from optimizer.objective.terms import Objective, load_objective
+from optimizer.recipes.into_space import recipe_points
+from optimizer.report.result import MAIN, REFINED, TrialRow
+from optimizer.search.domain import numbers_of
+from optimizer.search.records import (
+    GIVEN_UP,
+    LOSS,
+    NAME,
+    SECONDS,
+    VALIDATION,
+    VALIDATION_LOSS,
+    retentions,
+    validation_scores,
+)
+from optimizer.search.study import OnTrial, Searched, Task, open_storage, open_study, passes, refine, run_study
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A study's objective on both splits it may see."""
+
+    search: Objective
+    validation: Objective
+
+
+def load_terms(config: Config, bunch: Bunch) -> dict[str, Terms]:
+    """Study -> its terms.
+
+    Raises:
+        DataError: a term has no rows.
+    """
+    tokenizer = bunch.chat_source.tokenizer()
+    studies = {MAIN: list(config.objective)} | config.search.controls
+    return {
+        name: Terms(*(load_objective(config, split, tokenizer, terms) for split in ("search", "validation")))
+        for name, terms in studies.items()
+    }
+
+
+def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, Terms]) -> dict[str, Searched]:
+    """Runs or resumes all studies of a run.
+
+    Returns:
+        Study -> what it found; the last of the main ones, the search or its refinement, has the winner.
+
+    Raises:
+        ConfigError: a study that is there was begun with something else, or a recipe does not fit.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(config.run_folder / "study.db")
+    recipes = recipe_points(config, space)
+    bank = open_bank(config.bunch, config.merge)
+    engine = ScoringEngine(bunch, space, bank)
+    given = numbers_of(METHODS[config.merge.method], config.merge.parameters)
+    tasks = {
+        name: Task(
+            storage,
+            config.search,
+            engine,
+            own.search,
+            own.validation,
+            lambda *_: None,
+            config.constraints(),
+            recipes,
+            given,
+        )
+        for name, own in terms.items()
+    }
+    for name, task in tasks.items():
+        stamp = _stamp(config, bunch, name, [term.name for term in task.search.terms], recipes)
+        _claim(name, task, stamp, config)
+    # Only now: a search that is refused must not change what the trials that are there were made with.
+    write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    found = {}
+    for name, task in tasks.items():
+        with Bar(f"{name}: trial", 0) as bar:
+            found[name] = run_study(name, replace(task, on_trial=_told(bar)))
+        if name == MAIN and config.search.refine:
+            with Bar(f"{REFINED}: trial", 0) as bar:
+                found[REFINED] = refine(REFINED, replace(task, on_trial=_told(bar)), found[MAIN].point)
+            bank.tune({})
+    return found
+
+
+def winning(found: Mapping[str, Searched]) -> str:
+    """The study that has the winner; a refinement begins with the search's."""
+    return REFINED if REFINED in found else MAIN
+
+
+def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str, list[str]]) -> Iterator[TrialRow]:
+    """A study's trials for the report.
+
+    Args:
+        goals: objective -> its terms; empty if there is one objective.
+    """
+    front = {trial.number for trial in searched.front} if goals else set()
+    for trial in searched.trials:
+        scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
+        parts = {name: terms.validation.only(some) for name, some in goals.items()}
+        yield TrialRow(
+            study=study,
+            number=trial.number,
+            name=trial.user_attrs.get(NAME, ""),
+            loss=trial.user_attrs[LOSS],
+            pruned=GIVEN_UP in trial.user_attrs,
+            validation_loss=trial.user_attrs.get(VALIDATION_LOSS),
+            validation_exact=terms.validation.exact(scores) if scores else None,
+            validation_exact_error=terms.validation.exact_error(scores) if scores else None,
+            objectives={name: part.loss(scores) for name, part in parts.items()} if scores else {},
+            front=trial.number in front,
+            retention=retentions(searched.trials, trial, searched.space.experts),
+            seconds=round(trial.user_attrs[SECONDS], 3),
+        )
+
+
+def costs(found: Mapping[str, Searched], terms: Mapping[str, Terms]) -> dict[str, float]:
+    """Study -> what it cost in forward passes over its search set."""
+    own = {name: terms[MAIN if name == REFINED else name] for name in found}
+    return {name: round(passes(own[name].search, own[name].validation, study), 2) for name, study in found.items()}
+
+
+def _told(bar: Bar) -> OnTrial:
+    def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial) -> None:
+        bar.total = total
+        told = trial.user_attrs.get(GIVEN_UP) or f"loss {trial.user_attrs[LOSS]:.4f}"
+        bar.advance(f"{told}, best {best.user_attrs[LOSS]:.4f}")
+
+    return on_trial
+
+
+def _claim(name: str, task: Task, stamp: str, config: Config) -> None:
+    """Ties a study to its settings, so that a resumed one is never continued under others."""
+    study = open_study(name, task)
+    known = study.user_attrs.get("stamp")
+    if known is None:
+        study.set_user_attr("stamp", stamp)
+    elif known != stamp:
+        raise ConfigError(
+            f"{config.run_folder}: a study can only be resumed with the settings, models and data it was begun with, "
+            f"but those of {name!r} differ; choose another --out, or remove {config.run_folder / 'study.db'}"
+        )
+
+
+def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str], recipes: Mapping[str, Coefficients]) -> str:
+    """A hash of all that decides a study's trials."""
+    paths = sorted({config.objective[term].kind or term for term in terms})
+    rows = [
+        hashlib.sha256((config.data_folder / split / f"{kind}.jsonl").read_bytes()).hexdigest()
+        for split in ("search", "validation")
+        for kind in paths
+    ]
+    decided = [
+        name,
+        [source.weights.fingerprint() for source in bunch.sources],
+        [expert.name for expert in bunch.experts],
+        {term: config.objective[term].model_dump() for term in terms},
+        config.merge.model_dump(),
+        config.search.model_dump(exclude={"controls", "recipes"}),
+        {recipe: coefficients.tolist() for recipe, coefficients in recipes.items()},
+        rows,
+    ]
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
