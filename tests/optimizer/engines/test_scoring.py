@@ -1,7 +1,6 @@
 """The live model computes what the exported one would, its losses are the definition's, its gradients are right."""
 
 import statistics
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +10,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from datagen.batches import IGNORED, pack, pad
-from datagen.errors import DataError
 from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.export import is_exported, write_merge
 from optimizer.merging.space import Space
-from optimizer.objective.terms import Objective, load_objective, retention
+from optimizer.objective.terms import Objective, load_objective
 from optimizer.run import recipe_of
 from tests.support import grouped
 
@@ -85,28 +83,14 @@ def test_loss_is_that_of_transformers_on_the_exported_model(
     assert objective.scores(engine)[term.name].loss == pytest.approx(statistics.fmean(losses), rel=1e-5)
 
 
-def test_blocks_hold_even_shares_and_add_up(engine: ScoringEngine, objective: Objective) -> None:
-    owners = [Counter(block.owners) for block in objective.blocks]
-    for term in objective.terms:
-        shares = [owner[term.name] for owner in owners]
-        assert sum(shares) == len(term.examples)
-        assert max(shares) - min(shares) <= 1
-    engine.apply(random_point(engine.space, 5))
-    whole = objective.scores(engine)
-    for term in objective.terms:
-        (alone,) = Objective([term]).scores(engine).values()
-        assert whole[term.name].rows == alone.rows == len(term.examples)
-        assert whole[term.name].loss == pytest.approx(alone.loss, rel=1e-4)
-        assert whole[term.name].exact == pytest.approx(alone.exact)
-
-
 def test_scores_do_not_depend_on_the_batching(engine: ScoringEngine, objective: Objective) -> None:
     engine.apply(random_point(engine.space, 2))
     examples = objective.terms[1].examples
     one_by_one = engine.score([pad(examples, [i]) for i in range(len(examples))])
     packed = engine.score(pack(examples, tokens=300))
-    assert [row[1:] for row in one_by_one] == [row[1:] for row in packed]
-    assert [row[0] for row in one_by_one] == pytest.approx([row[0] for row in packed], rel=1e-4, abs=1e-5)
+    assert torch.equal(one_by_one.tokens, packed.tokens)
+    assert torch.equal(one_by_one.exact, packed.exact)
+    assert one_by_one.losses.tolist() == pytest.approx(packed.losses.tolist(), rel=1e-4, abs=1e-5)
 
 
 # TIES elects signs anew wherever it is evaluated, so that its losses jump; its own test holds the signs.
@@ -120,27 +104,15 @@ def test_gradient_is_the_finite_difference(
     )
     engine = ScoringEngine(bunch, Space.of(bunch, groups), bank_of(bunch, merge))
     point = random_point(engine.space, 3)
-    batch, weights = objective.step_batch([0] * len(objective.terms))
-    gradient, exact = engine.gradient(point, batch, weights)
-    assert exact == [right for _, _, right in engine.score([batch])]
+    step = objective.step_batch([0] * len(objective.terms))
+    gradient, exact = engine.gradient(point, *step)
+    assert exact == engine.score([step.batch]).exact.tolist()
 
     def loss(at: np.ndarray) -> float:
         engine.apply(at)
-        scores = engine.score([batch])
-        return sum(w * total / tokens for w, (total, tokens, _) in zip(weights.tolist(), scores, strict=True))
+        return step.reduction(engine.score([step.batch]))[0].item()
 
     direction = np.random.default_rng(4).normal(size=point.shape)
     slope = (loss(point + 1e-3 * direction) - loss(point - 1e-3 * direction)) / 2e-3
     assert (gradient * direction).sum() == pytest.approx(slope, rel=2e-3)
     assert all(parameter.grad is None for parameter in engine.model.parameters()), "a gradient was kept"
-
-
-def test_objective_refuses_the_test_split(config: Config, bunch: Bunch) -> None:
-    with pytest.raises(DataError, match="must not see the test split"):
-        load_objective(config, "test", bunch.chat_source.tokenizer())
-
-
-def test_retention_runs_from_the_base_to_the_best_source() -> None:
-    assert retention(2.0, base=2.0, best=0.5) == 0
-    assert retention(0.5, base=2.0, best=0.5) == 1
-    assert retention(0.2, base=2.0, best=0.5) == pytest.approx(1.2)

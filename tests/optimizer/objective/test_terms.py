@@ -18,7 +18,7 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.engines.teachers import Teacher
 from optimizer.merging.space import Space
 from optimizer.objective.metrics import METRICS
-from optimizer.objective.terms import Objective, Term, load_objective
+from optimizer.objective.terms import Objective, Term, load_objective, retention
 from tests.optimizer.objective.bunches import (
     VOCABULARY,
     TinyBunch,
@@ -282,3 +282,14 @@ def test_rows_without_alternatives_are_not_enough(load: Load, metric: str) -> No
         load([row("ab", "c")], metric=metric)
     assert "\n" not in str(raised.value)
     assert "run `goodbunch datagen` again" in str(raised.value)
+
+
+def test_an_objective_refuses_the_test_split(tiny: TinyBunch) -> None:
+    with pytest.raises(DataError, match="must not see the test split"):
+        load_objective(tiny.config({"skill": 1}), "test", tiny.bunch.chat_source.tokenizer())
+
+
+def test_retention_runs_from_the_base_to_the_best_source() -> None:
+    assert retention(2.0, base=2.0, best=0.5) == 0
+    assert retention(0.5, base=2.0, best=0.5) == 1
+    assert retention(0.2, base=2.0, best=0.5) == pytest.approx(1.2)
