@@ -74,7 +74,7 @@ class Bank:
     def __post_init__(self) -> None:
         self.method.check(len(self.experts), self.base is not None)
         self._settings: Settings = self.method.settings(self.given, len(self.experts))
-        self._kept: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._kept: dict[str, Inputs] = {}
         self._kernels: dict[str, Kernel] = {}
 
     def tune(self, settings: Mapping[str, Value]) -> bool:
@@ -123,10 +123,10 @@ class Bank:
         if not out.dtype.is_floating_point:
             return out.copy_(self.sources[0].tensor(name))
         wanted = torch.as_tensor(coefficients, dtype=torch.float64)
-        parts = self._row_parts(name)
-        if self.residency != "disk" or len(parts) == 1:
+        parts = self._row_parts(name) if self.residency == "disk" else []
+        if len(parts) < 2:
             inputs = self.inputs(name)
-            if self.residency == "disk":
+            if parts:
                 inputs = replace(inputs, experts=list(inputs.experts))  # few enough to be read once
             return _merge(self._kernel(inputs), inputs, wanted, out, (0, _rows(out.shape)))
         kernel = self.kernel(name)
@@ -187,9 +187,13 @@ class Bank:
             base = None if self.base is None else self._cast(self.base.tensor(name), name)
             return self._inputs(name, base, _Read(self, name))
         if name not in self._kept:
-            self._kept[name] = tuple(self._resident(self._cast(source.tensor(name), name)) for source in self.sources)
-        tensors = [tensor.to(self.device, non_blocking=True) for tensor in self._kept[name]]
-        return self._inputs(name, None if self.base is None else tensors[0], tensors[self.base is not None :])
+            tensors = [self._resident(self._cast(source.tensor(name), name)) for source in self.sources]
+            base = None if self.base is None else tensors[0]
+            self._kept[name] = self._inputs(name, base, tensors[self.base is not None :])
+        kept = self._kept[name]
+        if self.residency == "device":
+            return kept
+        return kept.map(lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def _inputs(self, name: str, base: torch.Tensor | None, experts: Sequence[torch.Tensor]) -> Inputs:
         return Inputs(base, experts, self.dtype_of(name), name, tuple(one.name for one in self.experts), self.seed)

@@ -6,23 +6,13 @@ a GPU (compiled), what gradients are taken through, and what the native CPU kern
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 
 from optimizer.merging import native
-from optimizer.merging.formulas import (
-    LEAST_DIVISOR,
-    compiled,
-    plain_divisor,
-    row_products,
-    sum_of,
-    task_vectors,
-    weighted_sum,
-)
-from optimizer.merging.masks import Band, unpacked
+from optimizer.merging.formulas import compiled, row_products, sum_of, weighted_sum
 from optimizer.merging.tensors import Inputs
 
 #: Elements per step on a CPU: a few float32 buffers of it stay in the second-level cache.
@@ -62,7 +52,14 @@ class Kernel(ABC):
         return None
 
     def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
-        """Merges by the native kernels if they can; says whether they did."""
+        """Merges by the native kernels if they can; says whether they did.
+
+        Args:
+            inputs: flat parts of the sources, `native` ones.
+            weights: float32.
+            out: flat.
+            first: index of the parts' first element in the whole tensor.
+        """
         return False
 
     def splits(self) -> list[int]:
@@ -86,11 +83,10 @@ class Kernel(ABC):
             if (index := self.copied(single)) is not None:
                 return out.copy_(inputs.all[index])
             weights = single.to(inputs.device)
-            flat = _flat(inputs)
-            target = out.view(-1)
-            if not (native.usable(*flat.all, target) and self.merge_native(flat, weights, target, first)):
+            flat, target = inputs.flat, out.view(-1)
+            if not (native.usable(target) and self.merge_native(flat, weights, target, first)):
                 for begin, end in self._steps(target.numel(), first, target.device):
-                    target[begin:end] = self.formula(_part(flat, begin, end), weights, first + begin)
+                    target[begin:end] = self.formula(flat.part(begin, end), weights, first + begin)
         return out
 
     def merge_blocks(
@@ -108,9 +104,9 @@ class Kernel(ABC):
         Returns:
             `out`.
         """
-        flat, target = _flat(inputs), out.view(-1)
+        flat, target = inputs.flat, out.view(-1)
         for (begin, end), each in zip(pairwise([0, *ends]), coefficients, strict=True):
-            self.merge(_part(flat, begin, end), each, target[begin:end], first + begin)
+            self.merge(flat.part(begin, end), each, target[begin:end], first + begin)
         return out
 
     def gradient(
@@ -145,19 +141,19 @@ class Kernel(ABC):
             ends: index of the element after each block, [blocks].
             gradient: of the loss by the merged tensor, of the sources' shape.
         """
-        flat, along = _flat(inputs), gradient.reshape(-1)
+        flat, along = inputs.flat, gradient.reshape(-1)
         slopes = [
-            self.gradient(_part(flat, begin, end), each, along[begin:end], begin)
+            self.gradient(flat.part(begin, end), each, along[begin:end], begin)
             for (begin, end), each in zip(pairwise([0, *ends]), coefficients, strict=True)
         ]
         return torch.stack(slopes)
 
     def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
-        flat, along = _flat(inputs), gradient.reshape(-1)
+        flat, along = inputs.flat, gradient.reshape(-1)
         single = weights.to(inputs.device, torch.float32).requires_grad_()
         total = torch.zeros_like(weights)
         for begin, end in self._steps(along.numel(), first, along.device):
-            merged = self.formula(_part(flat, begin, end), single, first + begin)
+            merged = self.formula(flat.part(begin, end), single, first + begin)
             (part,) = torch.autograd.grad(merged, single, along[begin:end].float())
             total += part.to(total.device, torch.float64)
         return total
@@ -208,165 +204,35 @@ class WeightedSum(Kernel):
 
     def formula(self, inputs: Inputs, weights: torch.Tensor, first: int) -> torch.Tensor:
         """Sources one after another."""
-        shaped, part = inputs, weights
+        shaped, part = self._summed(inputs), weights
         if self.columns:
             rows, begin = inputs.shape.numel() // self.columns, first // self.columns
-            shaped = _map(inputs, lambda tensor: tensor.view(rows, self.columns))
+            shaped = shaped.map(lambda tensor: tensor.view(rows, self.columns))
             part = weights[:, begin : begin + rows] if weights.shape[1] > 1 else weights
-        base, sources = (shaped.base, shaped.experts) if self.deltas else (None, shaped.all)
-        return _fastest(weighted_sum, part)(base, sources, part, self.normalize).reshape(-1)
+        return fastest(weighted_sum, part)(shaped.base, shaped.experts, part, self.normalize).reshape(-1)
 
     def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
         """For one weight per source."""
-        if weights.dim() > 1:
+        sources = self._summed(inputs).native
+        if weights.dim() > 1 or sources is None:
             return False
         if self.deltas:
-            native.task_vectors(inputs.needed_base, inputs.experts, native.Blocks(weights[None], [out.numel()]), out)
+            blocks = native.Blocks(weights[None], [out.numel()])
+            native.task_vectors(sources, native.PLAIN, inputs.dtype, blocks, out)
         else:
-            divisor = float(sum_of(weights.unbind())) if self.normalize else None
-            native.weighted_sum(inputs.all, weights, out, divisor)
+            native.weighted_sum(sources, weights, out, float(sum_of(weights.unbind())) if self.normalize else None)
         return True
 
     def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
         if weights.dim() > 1:
             return super()._by_weights(inputs, weights, gradient, first)
-        base, sources = (inputs.base, inputs.experts) if self.deltas else (None, inputs.all)
-        dots = dot_products(base, sources, gradient, [gradient.numel()])[0].to(weights.device)
+        dots = dot_products(self._summed(inputs), [gradient.numel()], gradient)[0].to(weights.device)
         if not self.normalize:
             return dots
         return (dots - (weights * dots).sum() / weights.sum()) / weights.sum()
 
-
-@dataclass(frozen=True)
-class TaskVectors(Kernel):
-    """Base + scale x the sum of weight x trimmed task vector, by agreement of signs or plainly.
-
-    Attributes:
-        bands: what is kept of each expert, by magnitude; None for everything, or with `bits`.
-        bits: packed masks of each expert, uint8.
-        rescale: of each expert's trimmed vector, [experts], float32.
-        consensus: whether only the elements are summed whose sign is that of the sum (TIES, arXiv 2306.01708).
-        normalize: whether the sum is divided by the sum of the weights that took part.
-        scale: of the sum.
-    """
-
-    bands: tuple[Band, ...] | None = None
-    bits: tuple[torch.Tensor, ...] | None = None
-    rescale: torch.Tensor | None = None
-    consensus: bool = False
-    normalize: bool = False
-    scale: float = 1.0
-
-    def weights(self, coefficients: torch.Tensor) -> torch.Tensor:
-        """The coefficients."""
-        return coefficients
-
-    def copied(self, weights: torch.Tensor) -> int | None:
-        """The base if nothing is added to it; the only expert that is, whole and once."""
-        if self.scale == 0.0:
-            return 0
-        divisor = float(plain_divisor(weights)) if self.normalize else 1.0
-        index = only([weight / divisor * self.scale for weight in weights.tolist()], base=True, normalize=False)
-        trimmed = self.bands or self.bits or self.rescale is not None
-        return None if trimmed and index != 0 else index
-
-    def splits(self) -> list[int]:
-        """Where a band's edges change."""
-        return [cut for band in self.bands or () for cut in band.cuts]
-
-    def formula(self, inputs: Inputs, weights: torch.Tensor, first: int) -> torch.Tensor:
-        """Experts one after another."""
-        count = inputs.shape.numel()
-        device = inputs.device
-        kept = [unpacked(bits, first, count).view(inputs.shape) for bits in self.bits] if self.bits else None
-        edges = torch.tensor([band.at(first) for band in self.bands], device=device) if self.bands else None
-        scale = torch.tensor(self.scale, device=device)
-        run = _fastest(task_vectors, weights)
-        return run(
-            inputs.needed_base,
-            inputs.experts,
-            inputs.dtype,
-            weights,
-            edges,
-            kept,
-            self.rescale,
-            scale,
-            self.consensus,
-            self.normalize,
-        )
-
-    def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
-        """All of it."""
-        blocks = native.Blocks(weights[None], [out.numel()], first)
-        native.task_vectors(inputs.needed_base, inputs.experts, blocks, out, **self._how(inputs))
-        return True
-
-    def merge_blocks(
-        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], out: torch.Tensor, first: int = 0
-    ) -> torch.Tensor:
-        """In one pass, but for blocks that equal a source."""
-        weights = coefficients.float().contiguous()
-        flat, target = _flat(inputs), out.view(-1)
-        if any(self.copied(each) is not None for each in weights):
-            return super().merge_blocks(flat, coefficients, ends, out, first)
-        if native.usable(*flat.all, target):
-            how = self._how(inputs)
-            native.task_vectors(flat.needed_base, flat.experts, native.Blocks(weights, ends, first), target, **how)
-            return out
-        if self.bands or out.device.type == "cpu":  # whose edges change in the middle of rows
-            return super().merge_blocks(flat, coefficients, ends, out, first)
-        out.copy_(self.by_rows(inputs, weights, ends, first).view(out.shape))
-        return out
-
-    def by_rows(self, inputs: Inputs, weights: torch.Tensor, ends: Sequence[int], first: int) -> torch.Tensor:
-        """Merged elements of all blocks by the formula, whose weights then differ by row, [rows, columns], float32."""
-        rows = inputs.shape[0]
-        columns = inputs.shape.numel() // rows
-        counts = torch.tensor([(end - begin) // columns for begin, end in pairwise([0, *ends])])
-        each = weights.repeat_interleave(counts, 0).T[:, :, None].contiguous()
-        return self.formula(_map(inputs, lambda tensor: tensor.reshape(rows, columns)), each.to(inputs.device), first)
-
-    def gradient_blocks(
-        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], gradient: torch.Tensor
-    ) -> torch.Tensor:
-        """In one pass where there is a kernel for it."""
-        found = self._dots(inputs, coefficients, gradient, ends, 0)
-        return super().gradient_blocks(inputs, coefficients, ends, gradient) if found is None else found
-
-    def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
-        found = self._dots(inputs, weights[None], gradient, [gradient.numel()], first)
-        return super()._by_weights(inputs, weights, gradient, first) if found is None else found[0]
-
-    def _dots(
-        self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, ends: Sequence[int], first: int
-    ) -> torch.Tensor | None:
-        """The gradient as dot products with the trimmed vectors, [blocks, experts]; None if there is no kernel."""
-        flat, along = _flat(inputs), gradient.reshape(-1)
-        if native.usable(*flat.all, along):
-            blocks = native.Blocks(weights.float().contiguous(), ends, first)
-            dots = native.dot_products(flat.base, flat.experts, along, blocks, **self._how(inputs))
-        elif self.bands or self.bits or self.rescale is not None or self.consensus:
-            return None
-        else:
-            dots = dot_products(inputs.base, inputs.experts, gradient, ends)
-        if self.normalize and not self.consensus:
-            weights = weights.to(dots.device)
-            totals = weights.sum(1, keepdim=True)
-            divided = totals.abs() >= LEAST_DIVISOR
-            divisor = torch.where(divided, totals, 1.0)
-            dots = (dots - divided * (weights * dots).sum(1, keepdim=True) / divisor) / divisor
-        return dots * self.scale
-
-    def _how(self, inputs: Inputs) -> dict[str, Any]:
-        return {
-            "dtype": inputs.dtype,
-            "bands": self.bands,
-            "bits": self.bits,
-            "rescale": self.rescale,
-            "consensus": self.consensus,
-            "normalize": self.normalize,
-            "scale": self.scale,
-        }
+    def _summed(self, inputs: Inputs) -> Inputs:
+        return inputs if self.deltas else inputs.alike
 
 
 def only(weights: Sequence[float], base: bool, normalize: bool) -> int | None:
@@ -385,45 +251,29 @@ def only(weights: Sequence[float], base: bool, normalize: bool) -> int | None:
     return None
 
 
-def dot_products(
-    base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor, ends: Sequence[int]
-) -> torch.Tensor:
-    """<gradient, source - base> of each source, or <gradient, source> without base, [blocks, sources], float64.
+def dot_products(inputs: Inputs, ends: Sequence[int], gradient: torch.Tensor) -> torch.Tensor:
+    """<gradient, expert - base> of each expert, or <gradient, expert> without base, [blocks, experts], float64.
 
     Args:
-        base: of the gradient's shape, as the sources are.
-        sources: one or more.
-        gradient: of any floating type.
+        inputs: of the gradient's shape.
         ends: index of the element after each block of rows, [blocks].
+        gradient: of any floating type.
     """
-    given = [*([] if base is None else [base]), *sources, gradient]
-    *flat, along = (tensor.reshape(-1) for tensor in given)
-    if native.usable(*flat, along):
-        blocks = native.Blocks(torch.zeros(len(ends), len(sources)), ends)
-        return native.dot_products(None if base is None else flat[0], flat[base is not None :], along, blocks)
+    along = gradient.reshape(-1)
+    if native.usable(along) and inputs.flat.native:
+        blocks = native.Blocks(torch.zeros(len(ends), len(inputs.experts)), ends)
+        return native.dot_products(inputs.flat.native, native.PLAIN, inputs.dtype, blocks, along)
     rows = gradient.shape[0] if gradient.dim() > 1 or len(ends) > 1 else 1
     columns = gradient.numel() // max(1, rows)
-    *shaped, along = (tensor.reshape(rows, columns) for tensor in given)
+    shaped = inputs.map(lambda tensor: tensor.reshape(rows, columns))
     run = compiled(row_products) if along.is_cuda else row_products
-    by_row = run(None if base is None else shaped[0], shaped[base is not None :], along).double()
+    by_row = run(shaped.base, shaped.experts, gradient.reshape(rows, columns)).double()
     if len(ends) == 1:
         return by_row.sum(1)[None]
     counts = [(end - begin) // columns for begin, end in pairwise([0, *ends])]
     return torch.stack([part.sum(1) for part in torch.split(by_row, counts, 1)])
 
 
-def _fastest(formula: Callable[..., torch.Tensor], weights: torch.Tensor) -> Callable[..., torch.Tensor]:
+def fastest(formula: Callable[..., torch.Tensor], weights: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """A formula as it runs best where these weights are, and can be differentiated if they are to be."""
     return compiled(formula) if weights.is_cuda and not weights.requires_grad else formula
-
-
-def _map(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-    base = None if inputs.base is None else change(inputs.base)
-    return replace(inputs, base=base, experts=tuple(change(expert) for expert in inputs.experts))
-
-
-def _flat(inputs: Inputs) -> Inputs:
-    return _map(inputs, lambda tensor: tensor.reshape(-1))
-
-
-def _part(inputs: Inputs, begin: int, end: int) -> Inputs:
-    return _map(inputs, lambda tensor: tensor[begin:end])

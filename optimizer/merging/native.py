@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,22 @@ class _Merge(ctypes.Structure):
     ]
 
 
+def _pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _address(array: Any) -> int | None:
+    return None if array is None else ctypes.addressof(array)
+
+
+def _band(band: Band) -> _Band:
+    return _Band(*band.floor, *band.ceiling, band.floor_cut, band.ceiling_cut)
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where there is no compiler."""
@@ -97,61 +113,93 @@ class Blocks:
     ends: Sequence[int]
     first: int = 0
 
-    @cached_property
+    @property
+    def fields(self) -> dict[str, int]:
+        """Of a call."""
+        return {"weights": self.weights.data_ptr()}
+
+    @property
     def tail(self) -> tuple[ctypes.c_int64, ctypes.c_int64, Any]:
-        """As the kernels take it."""
+        """Of a call's arguments."""
         return ctypes.c_int64(self.first), ctypes.c_int64(len(self.ends)), (ctypes.c_int64 * len(self.ends))(*self.ends)
 
 
-def task_vectors(
-    base: torch.Tensor, experts: Sequence[torch.Tensor], blocks: Blocks, out: torch.Tensor, **how: Any
-) -> None:
+class Sources:
+    """Base and experts of a tensor as the kernels take them.
+
+    Args:
+        base: contiguous, as the experts are; None where there is none.
+        experts: at least one.
+    """
+
+    def __init__(self, base: torch.Tensor | None, experts: Sequence[torch.Tensor]) -> None:
+        types = [_TYPES[tensor.dtype] for tensor in (experts[0] if base is None else base, *experts)]
+        # Kept here, because a call only has their addresses.
+        self._held = (base, experts, _pointers(experts), (ctypes.c_int * len(types))(*types))
+        sources, types_at = (ctypes.addressof(array) for array in self._held[2:])
+        self.fields = {"experts": len(experts), "base": _pointer(base), "sources": sources, "types": types_at}
+
+
+class Trims:
+    """What `TaskVectors` holds, as the kernels take it."""
+
+    def __init__(
+        self,
+        bands: Sequence[Band] | None = None,
+        bits: Sequence[torch.Tensor] | None = None,
+        rescale: torch.Tensor | None = None,
+        consensus: bool = False,
+        normalize: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        banded = (_Band * len(bands))(*(_band(band) for band in bands)) if bands else None
+        masks = _pointers(bits) if bits else None
+        self._held = (banded, bits, masks, rescale)
+        self.fields = {
+            "bands": _address(banded),
+            "bits": _address(masks),
+            "rescale": _pointer(rescale),
+            "consensus": consensus,
+            "normalize": normalize,
+            "scale": scale,
+        }
+
+
+PLAIN = Trims()
+
+
+def task_vectors(sources: Sources, trims: Trims, dtype: torch.dtype, blocks: Blocks, out: torch.Tensor) -> None:
     """`formulas.task_vectors`, written into `out`.
 
     Args:
-        how: see `_trims`.
+        dtype: that magnitudes are compared in.
     """
-    fields, held = _trims(**how)
-    call = _call(
-        base, experts, **fields, weights=blocks.weights.data_ptr(), out=out.data_ptr(), out_type=_TYPES[out.dtype]
-    )
+    call = _Merge(**sources.fields, **trims.fields, key_type=_TYPES[dtype], **blocks.fields, **_target(out))
     _run("task_vectors", call, out.numel(), *blocks.tail)
-    del held
 
 
-def weighted_sum(
-    sources: Sequence[torch.Tensor], weights: torch.Tensor, out: torch.Tensor, divisor: float | None
-) -> None:
+def weighted_sum(sources: Sources, weights: torch.Tensor, out: torch.Tensor, divisor: float | None) -> None:
     """`formulas.weighted_sum`, written into `out`."""
-    call = _call(
-        None,
-        sources,
-        weights=weights.data_ptr(),
-        normalize=divisor is not None,
-        divisor=1.0 if divisor is None else divisor,
-        out=out.data_ptr(),
-        out_type=_TYPES[out.dtype],
-    )
+    divided = {"normalize": divisor is not None, "divisor": 1.0 if divisor is None else divisor}
+    call = _Merge(**sources.fields, **divided, weights=weights.data_ptr(), **_target(out))
     _run("weighted_sum", call, out.numel())
 
 
 def dot_products(
-    base: torch.Tensor | None, sources: Sequence[torch.Tensor], gradient: torch.Tensor, blocks: Blocks, **how: Any
+    sources: Sources, trims: Trims, dtype: torch.dtype, blocks: Blocks, gradient: torch.Tensor
 ) -> torch.Tensor:
-    """<gradient, what a weight multiplies> of every source and block, [blocks, sources], float64.
+    """<gradient, what a weight multiplies> of every block and expert, [blocks, experts], float64.
 
     Weights multiply sources, or task vectors as they are trimmed and where they agree, less what they are divided by
     (with `consensus` and `normalize`).
 
     Args:
-        how: see `_trims`.
+        dtype: that magnitudes are compared in.
     """
-    fields, held = _trims(**how)
-    call = _call(base, sources, **fields, weights=blocks.weights.data_ptr())
+    call = _Merge(**sources.fields, **trims.fields, key_type=_TYPES[dtype], **blocks.fields)
     dots = torch.zeros(blocks.weights.shape, dtype=torch.float64)
     along = (_at(gradient), ctypes.c_int(_TYPES[gradient.dtype]))
     _run("dot_products", call, gradient.numel(), *blocks.tail, *along, _at(dots))
-    del held
     return dots
 
 
@@ -162,7 +210,7 @@ def sample(base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype, step: i
         dtype: that magnitudes are rounded to.
     """
     keys = torch.empty(-(-base.numel() // step), dtype=torch.float32)
-    call = _call(base, [expert], key_type=_TYPES[dtype])
+    call = _call(base, expert, dtype)
     _run("sample", call, keys.numel(), ctypes.c_int64(step), _at(keys))
     return keys
 
@@ -183,7 +231,7 @@ def between(
     # As large as the tensor, but memory is only taken where something is written.
     keys = torch.empty(base.numel(), dtype=torch.float32)
     counts = torch.zeros(-(-base.numel() // _PART), 3, dtype=torch.int64)
-    call = _call(base, [expert], key_type=_TYPES[dtype])
+    call = _call(base, expert, dtype)
     edges = (ctypes.c_float(floor), ctypes.c_float(ceiling))
     _run("between", call, base.numel(), *edges, ctypes.c_int64(_PART), _at(keys), _at(counts))
     parts = [(begin, keys[begin:][:found]) for begin, _, found in counts.tolist()]
@@ -196,7 +244,7 @@ def nth_equal(
     """Index of the `wanted`-th element, counted from 1 at `begin`, whose magnitude is `value`; -1 if there is none."""
     kernel = getattr(library(), "nth_equal")  # noqa: B009 - callers have asked `usable` whether there is one
     kernel.restype = ctypes.c_int64
-    call = _call(base, [expert], key_type=_TYPES[dtype])
+    call = _call(base, expert, dtype)
     ends = (ctypes.c_int64(begin), ctypes.c_int64(base.numel()))
     found: int = kernel(ctypes.byref(call), *ends, ctypes.c_float(value), ctypes.c_int64(wanted))
     return found
@@ -212,51 +260,16 @@ def _at(tensor: torch.Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _trims(
-    dtype: torch.dtype = torch.float32,
-    bands: Sequence[Band] | None = None,
-    bits: Sequence[torch.Tensor] | None = None,
-    rescale: torch.Tensor | None = None,
-    consensus: bool = False,
-    normalize: bool = False,
-    scale: float = 1.0,
-) -> tuple[dict[str, Any], tuple[Any, Any]]:
-    """What `kernels.TaskVectors` holds, as fields of a call, and what they have the addresses of."""
-    banded = (_Band * len(bands))(*(_band(band) for band in bands)) if bands else None
-    masks = _pointers(bits) if bits else None
-    fields = {
-        "key_type": _TYPES[dtype],
-        "bands": _address(banded),
-        "bits": _address(masks),
-        "rescale": None if rescale is None else rescale.data_ptr(),
-        "consensus": consensus,
-        "normalize": normalize,
-        "scale": scale,
-    }
-    return fields, (banded, masks)
-
-
-def _call(base: torch.Tensor | None, sources: Sequence[torch.Tensor], **fields: Any) -> _Merge:
-    types = [_TYPES[tensor.dtype] for tensor in (sources[0] if base is None else base, *sources)]
-    call = _Merge(experts=len(sources), base=None if base is None else base.data_ptr(), scale=1.0, divisor=1.0)
-    # Kept as attributes, because the structure itself only holds addresses.
-    call.held = (_pointers(sources), (ctypes.c_int * len(types))(*types))
-    call.sources, call.types = (ctypes.addressof(array) for array in call.held)
-    for name, value in fields.items():
-        setattr(call, name, value)
+def _call(base: torch.Tensor, expert: torch.Tensor, dtype: torch.dtype) -> _Merge:
+    """A call that looks at one task vector."""
+    sources = Sources(base, [expert])
+    call = _Merge(**sources.fields, key_type=_TYPES[dtype])
+    call.held = sources
     return call
 
 
-def _pointers(tensors: Sequence[torch.Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
-
-
-def _address(array: Any) -> int | None:
-    return None if array is None else ctypes.addressof(array)
-
-
-def _band(band: Band) -> _Band:
-    return _Band(*band.floor, *band.ceiling, band.floor_cut, band.ceiling_cut)
+def _target(out: torch.Tensor) -> dict[str, int]:
+    return {"out": out.data_ptr(), "out_type": _TYPES[out.dtype]}
 
 
 def _cpu() -> str:

@@ -1,10 +1,12 @@
 """The sources of one tensor, as methods and kernels see them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 
 import torch
+
+from optimizer.merging import native
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,30 @@ class Inputs:
     def all(self) -> tuple[torch.Tensor, ...]:
         """The base, if any, then the experts."""
         return (*([] if self.base is None else [self.base]), *self.experts)
+
+    @cached_property
+    def flat(self) -> "Inputs":
+        """The same with one dimension."""
+        return self.map(lambda tensor: tensor.reshape(-1))
+
+    @cached_property
+    def alike(self) -> "Inputs":
+        """The same with the base as the first expert."""
+        return replace(self, base=None, experts=self.all)
+
+    @cached_property
+    def native(self) -> native.Sources | None:
+        """As the native kernels take them, if they do."""
+        return native.Sources(self.base, self.experts) if native.usable(*self.all) else None
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Inputs":
+        """The same with every tensor changed."""
+        base = None if self.base is None else change(self.base)
+        return replace(self, base=base, experts=tuple(change(expert) for expert in self.experts))
+
+    def part(self, begin: int, end: int) -> "Inputs":
+        """Elements of flat tensors, or rows."""
+        return self.map(lambda tensor: tensor[begin:end])
 
     @property
     def device(self) -> torch.device:

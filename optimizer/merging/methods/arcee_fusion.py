@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from optimizer.merging.kernels import Kernel, TaskVectors
+from optimizer.merging.kernels import Kernel
 from optimizer.merging.masks import packed
 from optimizer.merging.methods.base import Coefficient, Method, Settings
 from optimizer.merging.selection import nth_largest
 from optimizer.merging.tensors import Inputs
+from optimizer.merging.vectors import TaskVectors
 
 
 @dataclass(frozen=True)

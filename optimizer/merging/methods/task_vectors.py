@@ -7,11 +7,12 @@ import torch
 
 from datagen.errors import ConfigError
 from optimizer.merging.draws import uniform
-from optimizer.merging.kernels import Kernel, TaskVectors
+from optimizer.merging.kernels import Kernel
 from optimizer.merging.masks import EVERYTHING, NOTHING, Band, magnitudes, packed
 from optimizer.merging.methods.base import Coefficient, Method, Parameter, Settings
 from optimizer.merging.selection import largest, ranks
 from optimizer.merging.tensors import Inputs
+from optimizer.merging.vectors import TaskVectors
 
 #: What an expert's trim keeps: a band of magnitudes, or a mask of the tensor's shape.
 Trim = Band | torch.Tensor

@@ -1,0 +1,164 @@
+"""Sums of trimmed task vectors, by agreement of signs or plainly: TIES and its kin, each in one pass over memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+
+from optimizer.merging import native
+from optimizer.merging.formulas import LEAST_DIVISOR, task_vectors
+from optimizer.merging.kernels import Kernel, dot_products, fastest
+from optimizer.merging.masks import Band, unpacked
+from optimizer.merging.tensors import Inputs
+
+
+@dataclass(frozen=True)
+class TaskVectors(Kernel):
+    """Base + scale x the sum of weight x trimmed task vector, by agreement of signs or plainly.
+
+    Attributes:
+        bands: what is kept of each expert, by magnitude; None for everything, or with `bits`.
+        bits: packed masks of each expert, uint8.
+        rescale: of each expert's trimmed vector, [experts], float32.
+        consensus: whether only the elements are summed whose sign is that of the sum (TIES, arXiv 2306.01708).
+        normalize: whether the sum is divided by the sum of the weights that took part.
+        scale: of the sum.
+    """
+
+    bands: tuple[Band, ...] | None = None
+    bits: tuple[torch.Tensor, ...] | None = None
+    rescale: torch.Tensor | None = None
+    consensus: bool = False
+    normalize: bool = False
+    scale: float = 1.0
+
+    def weights(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """The coefficients."""
+        return coefficients
+
+    def copied(self, weights: torch.Tensor) -> int | None:
+        """The base if nothing is added to it; the only expert that is, whole and once."""
+        return self._equal(weights.tolist())
+
+    def splits(self) -> list[int]:
+        """Where a band's edges change."""
+        return [cut for band in self.bands or () for cut in band.cuts]
+
+    def formula(self, inputs: Inputs, weights: torch.Tensor, first: int) -> torch.Tensor:
+        """Experts one after another.
+
+        Args:
+            inputs: flat, or rows.
+            weights: [experts], or [experts, rows, 1].
+            first: as for every kernel.
+        """
+        count = inputs.shape.numel()
+        device = inputs.device
+        kept = [unpacked(bits, first, count).view(inputs.shape) for bits in self.bits] if self.bits else None
+        edges = torch.tensor([band.at(first) for band in self.bands], device=device) if self.bands else None
+        scale = torch.tensor(self.scale, device=device)
+        run = fastest(task_vectors, weights)
+        return run(
+            inputs.needed_base,
+            inputs.experts,
+            inputs.dtype,
+            weights,
+            edges,
+            kept,
+            self.rescale,
+            scale,
+            self.consensus,
+            self.normalize,
+        )
+
+    def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
+        """All of it."""
+        if inputs.native is None:
+            return False
+        blocks = native.Blocks(weights[None], [out.numel()], first)
+        native.task_vectors(inputs.native, self._native, inputs.dtype, blocks, out)
+        return True
+
+    def merge_blocks(
+        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], out: torch.Tensor, first: int = 0
+    ) -> torch.Tensor:
+        """In one pass, but where a block equals a source."""
+        weights = coefficients.float().contiguous()
+        flat, target = inputs.flat, out.view(-1)
+        copies = any(self._equal(each) is not None for each in weights.tolist())
+        if not copies and native.usable(target) and flat.native:
+            native.task_vectors(flat.native, self._native, inputs.dtype, native.Blocks(weights, ends, first), target)
+        elif not copies and not self.bands and target.is_cuda:  # bands change their edges in the middle of rows
+            out.copy_(self.by_rows(inputs, weights, ends, first).view(out.shape))
+        else:
+            super().merge_blocks(inputs, coefficients, ends, out, first)
+        return out
+
+    def by_rows(self, inputs: Inputs, weights: torch.Tensor, ends: Sequence[int], first: int) -> torch.Tensor:
+        """Merged elements of all blocks at once, by the formula with weights that differ by row.
+
+        Args:
+            inputs: whole rows.
+            weights: [blocks, experts], float32.
+            ends: index of the element after each block, [blocks].
+            first: index of the rows' first element in the whole tensor.
+
+        Returns:
+            [rows, columns], float32.
+        """
+        rows = inputs.shape[0]
+        columns = inputs.shape.numel() // rows
+        counts = torch.tensor([(end - begin) // columns for begin, end in pairwise([0, *ends])])
+        each = weights.repeat_interleave(counts, 0).T[:, :, None].contiguous()
+        return self.formula(inputs.map(lambda tensor: tensor.reshape(rows, columns)), each.to(inputs.device), first)
+
+    def gradient(
+        self, inputs: Inputs, coefficients: torch.Tensor, gradient: torch.Tensor, first: int = 0
+    ) -> torch.Tensor:
+        """In one pass where there is a kernel for it."""
+        found = self._slopes(inputs, coefficients[None], [gradient.numel()], gradient, first)
+        return super().gradient(inputs, coefficients, gradient, first) if found is None else found[0]
+
+    def gradient_blocks(
+        self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], gradient: torch.Tensor
+    ) -> torch.Tensor:
+        """In one pass where there is a kernel for it."""
+        found = self._slopes(inputs, coefficients, ends, gradient, 0)
+        return super().gradient_blocks(inputs, coefficients, ends, gradient) if found is None else found
+
+    def _slopes(
+        self, inputs: Inputs, weights: torch.Tensor, ends: Sequence[int], gradient: torch.Tensor, first: int
+    ) -> torch.Tensor | None:
+        """The gradient as dot products with what weights multiply, [blocks, experts]; None if there is no kernel."""
+        flat, along = inputs.flat, gradient.reshape(-1)
+        if native.usable(along) and flat.native:
+            blocks = native.Blocks(weights.float().contiguous(), ends, first)
+            dots = native.dot_products(flat.native, self._native, inputs.dtype, blocks, along)
+        elif self._trimmed or self.consensus:
+            return None
+        else:
+            dots = dot_products(inputs, ends, gradient)
+        if self.normalize and not self.consensus:
+            weights = weights.to(dots.device)
+            totals = weights.sum(1, keepdim=True)
+            divided = totals.abs() >= LEAST_DIVISOR
+            divisor = torch.where(divided, totals, 1.0)
+            dots = (dots - divided * (weights * dots).sum(1, keepdim=True) / divisor) / divisor
+        return dots * self.scale
+
+    def _equal(self, weights: Sequence[float]) -> int | None:
+        used = [i for i, weight in enumerate(weights) if weight != 0.0]
+        if not used or self.scale == 0.0:
+            return 0
+        weight = 1.0 if self.normalize and abs(weights[used[0]]) >= LEAST_DIVISOR else weights[used[0]]
+        return used[0] + 1 if len(used) == 1 and weight * self.scale == 1.0 and not self._trimmed else None
+
+    @property
+    def _trimmed(self) -> bool:
+        return self.bands is not None or self.bits is not None or self.rescale is not None
+
+    @cached_property
+    def _native(self) -> native.Trims:
+        return native.Trims(self.bands, self.bits, self.rescale, self.consensus, self.normalize, self.scale)
