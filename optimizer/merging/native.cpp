@@ -330,24 +330,28 @@ void weighted_sum_part(const Merge& merge, int64_t begin, int64_t end) {
 
 // Leaves of each vector what the merged element's derivative by its weight is made of: nothing where its sign is not
 // that of the weighted sum; with `normalize`, less the mean and divided as the sum is.
-template <bool normalize>
 void agree(const Merge& merge, int64_t n, float* __restrict__ vectors) {
+    alignas(64) float sign[BLOCK] = {0}, mean[BLOCK] = {0}, divisor[BLOCK] = {0};
+    for (int64_t k = 0; k < merge.experts; k++)
+        for (int64_t i = 0; i < n; i++) sign[i] += vectors[k * BLOCK + i] * merge.weights[k];
+    for (int64_t i = 0; i < n; i++) sign[i] = sign[i] >= 0.0f ? 1.0f : -1.0f;
+    for (int64_t k = 0; merge.normalize && k < merge.experts; k++) {
+        const float weight = merge.weights[k];
+        for (int64_t i = 0; i < n; i++) {
+            const float weighted = vectors[k * BLOCK + i] * weight;
+            mean[i] += where(weighted * sign[i] > 0.0f, weighted);
+            divisor[i] += where(weighted * sign[i] > 0.0f, weight);
+        }
+    }
     for (int64_t i = 0; i < n; i++) {
-        float sum = vectors[i] * merge.weights[0];
-        for (int64_t k = 1; k < merge.experts; k++) sum += vectors[k * BLOCK + i] * merge.weights[k];
-        const float sign = sum >= 0.0f ? 1.0f : -1.0f;
-        float agreeing = 0.0f, divisor = 0.0f;
-        for (int64_t k = 0; k < merge.experts; k++) {
-            const float weighted = vectors[k * BLOCK + i] * merge.weights[k];
-            agreeing += where(weighted * sign > 0.0f, weighted);
-            divisor += where(weighted * sign > 0.0f, merge.weights[k]);
-        }
-        const bool divided = normalize && divisor != 0.0f;
-        const float mean = divided ? agreeing / divisor : 0.0f, factor = divided ? 1.0f / divisor : 1.0f;
-        for (int64_t k = 0; k < merge.experts; k++) {
-            float& vector = vectors[k * BLOCK + i];
-            vector = where(vector * merge.weights[k] * sign > 0.0f, (vector - mean) * factor);
-        }
+        mean[i] = where(divisor[i] != 0.0f, mean[i] / divisor[i]);
+        divisor[i] = divisor[i] == 0.0f ? 1.0f : divisor[i];
+    }
+    for (int64_t k = 0; k < merge.experts; k++) {
+        float* __restrict__ vector = vectors + k * BLOCK;
+        const float weight = merge.weights[k];
+        for (int64_t i = 0; i < n; i++)
+            vector[i] = where(vector[i] * weight * sign[i] > 0.0f, (vector[i] - mean[i]) / divisor[i]);
     }
 }
 
@@ -359,7 +363,7 @@ void dot_products_part(const Merge& merge, int64_t begin, int64_t end, int64_t f
         std::fill_n(base_buffer, merge.base ? 0 : n, 0.0f);
         const float* base = merge.base ? load(merge.base, merge.types[0], at, n, base_buffer) : base_buffer;
         trimmed(merge, at, n, first, base, vectors);
-        if (merge.consensus) (merge.normalize ? agree<true> : agree<false>)(merge, n, vectors);
+        if (merge.consensus) agree(merge, n, vectors);
         const float* __restrict__ g = load(gradient, type, at, n, buffer);
         for (int64_t k = 0; k < merge.experts; k++) {
             const float* __restrict__ x = vectors + k * BLOCK;
