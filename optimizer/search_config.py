@@ -52,6 +52,8 @@ class DescentConfig(Frozen):
         start: every coefficient before the first step.
         coarse: stages before these steps, coarse ones first; each begins where the last one ended.
         sweep: what comes after, where there are several objectives.
+        checkpointing: whether a step computes activations twice rather than keeps them: less memory, more time, the
+            same steps.
     """
 
     trials: int = Field(8, ge=1)
@@ -60,6 +62,7 @@ class DescentConfig(Frozen):
     start: float = 0.5
     coarse: list[StageConfig] = []
     sweep: SweepConfig = SweepConfig()
+    checkpointing: bool = False
 
 
 class BlackBoxConfig(Frozen):

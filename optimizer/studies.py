@@ -69,7 +69,7 @@ def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, 
     storage = open_storage(config.run_folder / "study.db")
     recipes = recipe_points(config, space)
     bank = open_bank(config.bunch, config.merge)
-    engine = ScoringEngine(bunch, space, bank)
+    engine = ScoringEngine(bunch, space, bank, config.search.descent.checkpointing)
     given = numbers_of(METHODS[config.merge.method], config.merge.parameters)
     tasks = {
         name: Task(
@@ -173,7 +173,7 @@ def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str], recipes: M
         [expert.name for expert in bunch.experts],
         {term: config.objective[term].model_dump() for term in terms},
         config.merge.model_dump(),
-        config.search.model_dump(exclude={"controls", "recipes"}),
+        config.search.model_dump(exclude={"controls": True, "recipes": True, "descent": {"checkpointing"}}),
         {recipe: coefficients.tolist() for recipe, coefficients in recipes.items()},
         rows,
     ]

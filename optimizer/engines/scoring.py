@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
@@ -24,9 +28,11 @@ class ScoringEngine:
         bunch: the sources.
         space: the coefficients.
         bank: the same sources, as they are merged.
+        checkpointing: whether a backward pass computes each decoder layer anew rather than keeps what is inside of it:
+            less memory for a third more time, and the same gradients.
     """
 
-    def __init__(self, bunch: Bunch, space: Space, bank: Bank) -> None:
+    def __init__(self, bunch: Bunch, space: Space, bank: Bank, checkpointing: bool = False) -> None:
         self.device = bank.device
         self.space = space
         self._bank = bank
@@ -40,10 +46,15 @@ class ScoringEngine:
                 f"version of transformers"
             )
         self._live = {name: live[name] for name in bunch.names}
-        for name, parameter in self._live.items():
+        for name, parameter in [*self._live.items(), *_untied(self.model, self._live)]:
             parameter.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.padding_idx = None  # else its row, which may be that of a real token, has no gradient
+        if checkpointing:
+            _checkpoint_layers(self.model)
         self._at: Mapping[str, Weights] = {}
-        self._slopes: dict[str, Coefficients] = {}
+        self._slopes: dict[str, torch.Tensor] = {}
         self.applied: Coefficients | None = None
 
     def apply(self, coefficients: Coefficients, settings: Mapping[str, float] | None = None) -> None:
@@ -111,17 +122,25 @@ class ScoringEngine:
         tops = self._tops(teachers or {})
         self.apply(coefficients)
         loss, right = reduction(self._outputs(batch, tops))
-        self._at = self.space.by_tensor(coefficients)
-        self._slopes = {name: np.zeros(np.shape(self._at[name])) for name in self._live}
+        self._at, self._slopes = self.space.by_tensor(coefficients), {}
         loss.backward()  # type: ignore[no-untyped-call]
-        return self.space.gathered(self._slopes), right.tolist()
+        return self.space.gathered(self._taken()), right.tolist()
 
     def _take(self, name: str, parameter: torch.Tensor) -> None:
-        """Turns a tensor's gradient into that of its coefficients, and frees it."""
+        """Turns a tensor's gradient, or one of two that it has, into that of its coefficients, and frees it."""
         if parameter.grad is not None:
             with torch.enable_grad():  # some methods differentiate their own formula, and hooks run without
-                self._slopes[name] = self._bank.gradient(name, self._at[name], parameter.grad).cpu().numpy()
+                slope = self._bank.gradient(name, self._at[name], parameter.grad)
+            self._slopes[name] = self._slopes[name] + slope if name in self._slopes else slope
             parameter.grad = None
+
+    def _taken(self) -> dict[str, npt.NDArray[np.float64]]:
+        """What was taken of all tensors, zero where a tensor had no gradient; brought from the device at once."""
+        flat = torch.cat([slope.flatten() for slope in self._slopes.values()]).cpu()
+        parts = torch.split(flat, [slope.numel() for slope in self._slopes.values()])
+        found = {name: part.numpy() for name, part in zip(self._slopes, parts, strict=True)}
+        shapes = {name: np.shape(self._at[name]) for name in self._live}
+        return {name: found[name].reshape(s) if name in found else np.zeros(s) for name, s in shapes.items()}
 
     def _outputs(self, batch: Batch, tops: Mapping[int, Top]) -> Outputs:
         """What the model makes of a batch, in the batch's order."""
@@ -176,3 +195,30 @@ class ScoringEngine:
 def _empty_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     model: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
     return model
+
+
+def _untied(model: Any, live: Mapping[str, torch.nn.Parameter]) -> list[tuple[str, torch.nn.Parameter]]:
+    """Gives a head that is tied to the embeddings a parameter of its own, over the same memory.
+
+    Its gradient is complete at the start of a backward pass, and would be kept to the end for that of the embeddings.
+
+    Returns:
+        The embeddings' name and the head's parameter, if the two are tied.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head.weight is not embeddings.weight:
+        return []
+    head.weight = torch.nn.Parameter(embeddings.weight.detach())
+    return [(name, head.weight) for name, parameter in live.items() if parameter is embeddings.weight]
+
+
+def _checkpoint_layers(model: torch.nn.Module) -> None:
+    """What transformers does for models in training, for one that is not."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise BunchError(
+            f"search.descent.checkpointing needs layers that can be computed anew, but {type(model).__name__} has "
+            f"none; set it to false"
+        )
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

@@ -24,8 +24,8 @@ from tests.optimizer.merging.cases import (
     Case,
     digest,
     each_case,
+    exact,
     inputs_of,
-    mergekit,
     same_bits,
     ulps,
 )
@@ -214,35 +214,6 @@ def test_random_masks_depend_on_seed_tensor_and_source(name: str, what: str) -> 
     assert kept and others
     same = [(one == two).float().mean() for one, two in zip(kept, others, strict=True)]
     assert max(same) < 0.05  # bytes of eight elements
-
-
-def exact(case: Case, inputs: Inputs, coefficients: Sequence[float]) -> torch.Tensor:
-    # The merged tensor in float64, with the coefficients that mergekit has no parameter for.
-    name, ones = case.method.name, [1.0] * case.experts
-    if name == "karcher":
-        from mergekit.merge_methods.karcher import karcher_merge_tensors
-
-        shares = [one / sum(coefficients) for one in coefficients]
-        return karcher_merge_tensors([expert.double() for expert in inputs.experts], shares, **case.settings)
-    if name == "arcee_fusion":
-        base = inputs.needed_base.double()
-        return base + coefficients[0] * (mergekit(case, inputs, ones).double() - base)
-    if name == "model_stock":
-        base = inputs.needed_base.double()
-        vectors = torch.stack([expert.double() - base for expert in inputs.experts])
-        mean, moved = vectors.mean(0), mergekit(case, inputs, ones, torch.float64) - base
-        over = [-1] if case.settings.get("filter_wise") else [-2, -1]
-        step = (moved * mean).sum(over, keepdim=True) / mean.square().sum(over, keepdim=True)
-        shares = coefficients_of(coefficients) / sum(coefficients)
-        return base + step * torch.tensordot(shares, vectors, 1)
-    if name == "sce":
-        import mergekit.merge_methods.sce as sce
-
-        weigh, factors = sce.sce_weight, coefficients_of(coefficients)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sce, "sce_weight", lambda vectors: weigh(vectors) * factors)
-            return mergekit(case, inputs, ones, torch.float64)
-    return mergekit(case, inputs, coefficients, torch.float64)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.method.differentiable], ids=str)
