@@ -21,6 +21,7 @@ from datagen.batches import Batch, pad
 from datagen.errors import BunchError
 from optimizer.bunch import Bunch, Source
 from optimizer.engines import scoring
+from optimizer.engines.outputs import Outputs
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.bank import Bank
 from optimizer.merging.methods import METHODS
@@ -61,6 +62,10 @@ PLAIN = Case(METHODS["task_arithmetic"], {}, True)
 
 def batch() -> Batch:
     return pad(EXAMPLES, range(len(EXAMPLES)))
+
+
+def shared(outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
+    return (outputs.losses / outputs.tokens * SHARES).sum(), outputs.exact
 
 
 def write_sources(family: str, folder: Path) -> list[str]:
@@ -143,7 +148,7 @@ class Oracle:
 
 
 def gradient(engine: ScoringEngine, at: Coefficients) -> Coefficients:
-    return engine.gradient(at, batch(), SHARES)[0]
+    return engine.gradient(at, batch(), shared)[0]
 
 
 def error(found: Coefficients, expected: Coefficients) -> float:
@@ -240,8 +245,8 @@ def test_layers_that_are_computed_anew_give_the_same_gradients(family: str, sour
     (engine, _), (sparing, _) = (engine_of(PLAIN, sources(family), checkpointing) for checkpointing in (False, True))
     at = point_of(PLAIN, engine.space)
     calls = {"kept": count_attentions(engine), "anew": count_attentions(sparing)}
-    expected, exact = engine.gradient(at, batch(), SHARES)
-    found, same = sparing.gradient(at, batch(), SHARES)
+    expected, exact = engine.gradient(at, batch(), shared)
+    found, same = sparing.gradient(at, batch(), shared)
     assert np.array_equal(found, expected) and exact == same
     assert {name: len(seen) for name, seen in calls.items()} == {"kept": 2, "anew": 4}
     sparing.score([batch()])
@@ -288,25 +293,11 @@ def test_there_is_never_more_than_one_gradient(
 def test_gradients_of_blocks_are_those_of_their_rows(sources: Callable) -> None:
     # Blocks of equal coefficients have, together, the gradient of the whole.
     engine, _ = engine_of(Case(METHODS["ties"], {"density": 0.5}, True), sources("qwen2"))
-    at = point_of(PLAIN, engine.space)
-    whole = gradient(engine, at)
-    blocked = Blocked(engine.space, 3)
-    engine.space, engine.applied = blocked, None
-    assert np.allclose(gradient(engine, at), whole, rtol=1e-4, atol=1e-7)
-    assert {blocks.shape for blocks in blocked.seen.values()} == {(3, 3)}
-
-
-class Blocked(Space):
-    """Each tensor's coefficients, handed out once per block of rows."""
-
-    def __init__(self, space: Space, blocks: int) -> None:
-        super().__init__(space.experts, space.groups, space.tensors, space.shares)
-        object.__setattr__(self, "blocks", blocks)
-        object.__setattr__(self, "seen", {})
-
-    def by_tensor(self, coefficients: Coefficients) -> dict[str, Coefficients]:
-        return {name: np.tile(own, (self.blocks, 1)) for name, own in super().by_tensor(coefficients).items()}
-
-    def gathered(self, by_tensor: Mapping[str, Coefficients]) -> Coefficients:
-        self.seen.update(by_tensor)
-        return super().gathered({name: blocks.sum(0) for name, blocks in by_tensor.items()})
+    whole = engine.space
+    at = point_of(PLAIN, whole)
+    expected = gradient(engine, at)
+    shapes = {name: tuple(parameter.shape) for name, parameter in engine.model.named_parameters()}
+    engine.space = Space.blocked(whole.experts, {name: shapes[name] for name in whole.tensors}, 3)
+    engine.applied = None
+    spread = whole.within(engine.space)
+    assert np.allclose(gradient(engine, at @ spread) @ spread.T, expected, rtol=1e-4, atol=1e-7)
