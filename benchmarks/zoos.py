@@ -1,13 +1,18 @@
 """Zoos with their data, and what a merge is worth on their test split."""
 
+import hashlib
+import json
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from datagen.chat import answer_ids
+from datagen.files import write_text
 from datagen.pipeline import generate
 from datagen.rows import Row
 from datagen.zoo.build import build_zoo
@@ -134,3 +139,15 @@ class Bench:
 
         kept = statistics.fmean(share(name, name) for name in DOMAINS)
         return {"alignment": share("aligned", "alignment"), "kept": kept}
+
+
+def kept(name: str, made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured before under the same config, or is measured now, so that a benchmark can be stopped."""
+    stamp = hashlib.sha256(CONFIG.read_bytes()).hexdigest()[:8]
+    file = CACHE / "measured" / f"{name}-{stamp}.json"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(made()) + "\n")
+    found: dict[str, Any] = json.loads(file.read_text())
+    print(name, found, flush=True)
+    return found
