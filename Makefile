@@ -21,11 +21,15 @@ checks: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Ratios side by side, into benchmarks/results/. Minutes; nothing else should run meanwhile.
+# Ratios side by side, into benchmarks/results/. Minutes, but hours for the searches, which train ten zoos and can be
+# stopped; nothing else should run meanwhile.
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.merging
 	$(BIN)/python -m benchmarks.cleaning
 	$(BIN)/python -m benchmarks.datagen
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.reaching
+	$(BIN)/python -m benchmarks.trading
 
 # The documented schema of result.json, from the code that writes it.
 schema: $(INSTALLED)

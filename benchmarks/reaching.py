@@ -8,6 +8,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,10 @@ def _descended(bench: Bench, target: float) -> tuple[float, float]:
     return float("inf"), seconds
 
 
+def _median(rows: Sequence[Mapping[str, float]], figure: str) -> float:
+    return statistics.median(row[figure] for row in rows)
+
+
 def main() -> int:
     """Measures; exit code 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,12 +90,9 @@ def main() -> int:
                 ]
                 what = f"{recipe}, {examples} examples per term, against {name}"
                 details[what] = dict(zip(given.seeds, rows, strict=True))
-                figures.append(
-                    Figure(f"{what}: times fewer passes", statistics.median(r["cheaper"] for r in rows), asked)
-                )
+                figures.append(Figure(f"{what}: times fewer passes", _median(rows, "cheaper"), asked))
                 if examples == max(CHEAPER):
-                    faster = statistics.median(r["faster"] for r in rows)
-                    figures.append(Figure(f"{what}: times fewer seconds", faster, FASTER))
+                    figures.append(Figure(f"{what}: times fewer seconds", _median(rows, "faster"), FASTER))
     return 0 if report("reaching", figures, details) else 1
 
 

@@ -103,9 +103,7 @@ def main() -> int:
     parser.add_argument("--recipes", nargs="+", choices=ASKED, default=list(ASKED))
     parser.add_argument("--seeds", nargs="+", type=int, default=FRESH)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--set", nargs="*", default=[], help="overrides of the config, for trying things; keeps nothing"
-    )
+    parser.add_argument("--set", nargs="*", default=[], help="overrides, for trying things; keeps nothing")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if given.set:
@@ -115,12 +113,10 @@ def main() -> int:
     details: dict[str, object] = {}
     figures: list[Figure] = []
     for recipe in given.recipes:
-        rows = {
-            seed: {
-                name: kept(f"{recipe}-{seed}-{name}", partial(compare, recipe, seed, name)) for name in given.methods
-            }
-            for seed in given.seeds
-        }
+        rows: dict[int, dict[str, Any]] = {seed: {} for seed in given.seeds}
+        for seed, row in rows.items():
+            for name in given.methods:
+                row[name] = kept(f"{recipe}-{seed}-{name}", partial(compare, recipe, seed, name))
         details[recipe] = rows
         if "default" in given.methods:
             figures += quality(recipe, list(rows.values()))

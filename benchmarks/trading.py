@@ -5,6 +5,7 @@ Run it by `python -m benchmarks.trading`, after or in place of `benchmarks.searc
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -59,7 +60,7 @@ def given_up(recipe: str, seed: int, name: str) -> dict[str, Any]:
 def _scored(searched: Searched) -> float:
     """Rows that suggested trials were scored on."""
     suggested = [trial for trial in searched.trials if NAME not in trial.user_attrs]
-    return sum(score["rows"] for trial in suggested for score in trial.user_attrs[SEARCH].values())
+    return float(sum(score["rows"] for trial in suggested for score in trial.user_attrs[SEARCH].values()))
 
 
 def _standard_error(searched: Searched) -> float:
@@ -94,32 +95,20 @@ def _validated(task: Task, searched: Searched, *, base: bool = False) -> Any:
     return np.array([[part.loss(validation_scores(trial)) for part in parts] for trial in trials])
 
 
-def figures_of(
-    recipe: str, kept_: list[dict[str, Any]], early: list[dict[str, Any]], fronts: list[dict[str, Any]]
-) -> list[Figure]:
+Rows = Sequence[Mapping[str, Any]]
+
+
+def figures_of(recipe: str, held: Rows, early: Rows, fronts: Rows) -> list[Figure]:
     """The worst zoo of each, beside what is asked."""
+    lost = [(one["early"]["loss"] - one["whole"]["loss"]) / one["whole"]["error"] for one in early]
+    volumes = [one["sweep"]["hypervolume"] / one["nsga2"]["hypervolume"] for one in fronts]
+    costs = [one["sweep"]["passes"] / one["nsga2"]["passes"] for one in fronts]
     return [
-        Figure(
-            f"{recipe}: validation share / bound under {RULE}", min(k["validation"] / k["bound"] for k in kept_), 1.0
-        ),
-        Figure(f"{recipe}: cost saved by giving up trials", min(e["saved"] for e in early), SAVED),
-        Figure(
-            f"{recipe}: standard errors lost by giving up trials",
-            max((e["early"]["loss"] - e["whole"]["loss"]) / e["whole"]["error"] for e in early),
-            1.96,
-            at_least=False,
-        ),
-        Figure(
-            f"{recipe}: hypervolume / NSGA-II's",
-            min(f["sweep"]["hypervolume"] / f["nsga2"]["hypervolume"] for f in fronts),
-            1.0,
-        ),
-        Figure(
-            f"{recipe}: cost / NSGA-II's",
-            max(f["sweep"]["passes"] / f["nsga2"]["passes"] for f in fronts),
-            CHEAPER,
-            at_least=False,
-        ),
+        Figure(f"{recipe}: validation / bound, {RULE}", min(one["validation"] / one["bound"] for one in held), 1.0),
+        Figure(f"{recipe}: cost saved by giving up trials", min(one["saved"] for one in early), SAVED),
+        Figure(f"{recipe}: standard errors lost by giving up trials", max(lost), 1.96, at_least=False),
+        Figure(f"{recipe}: hypervolume / NSGA-II's", min(volumes), 1.0),
+        Figure(f"{recipe}: cost / NSGA-II's", max(costs), CHEAPER, at_least=False),
     ]
 
 
