@@ -1,7 +1,8 @@
-"""Merging on a GPU, on 8B-shaped random weights: time, bandwidth, and the share of a trial that it takes.
+"""On a GPU, with 8B-shaped random weights: merging against a plain copy, then the steps of the default search.
 
-Needs torch, safetensors and transformers alone: `python -m benchmarks.gpu`, with 100 GB of device memory, takes about
-five minutes. `--shape tiny --device cpu` runs the same code anywhere.
+`python -m benchmarks.gpu` takes about five minutes for merging, with 100 GB of device memory, and ten for the search,
+with 80. `--parts merging` needs torch, safetensors and transformers alone; the search needs pydantic and OmegaConf as
+well. `--shape tiny --device cpu --rows 8` runs the same code anywhere.
 """
 
 import argparse
@@ -26,18 +27,40 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="8B", choices=SHAPES)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tokens", type=int, default=65536, help="of the forward pass that a trial is")
+    parser.add_argument("--parts", nargs="+", choices=("merging", "search"), default=["merging", "search"])
+    parser.add_argument("--tokens", type=int, default=65536, help="of the forward pass that a trial of merging is")
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=256, help="of each of the search's terms")
+    parser.add_argument("--checkpointing", action="store_true", help="search with layers that are computed anew")
     given = parser.parse_args()
     shape, device = SHAPES[given.shape], torch.device(given.device)
+    on = "gpu" if device.type == "cuda" else f"gpu-on-{device.type}"
+    met = True
+    if "merging" in given.parts:
+        met = report(on, *merging(shape, device, given.tokens, given.times), given.shape)
+    if "search" in given.parts:
+        from benchmarks.search_costs import Sizes, search_costs  # of which merging needs nothing
+
+        costs = search_costs(shape, device, Sizes(rows=given.rows), given.times, given.checkpointing)
+        report(f"{on}-search", [], costs, given.shape)
+    return 0 if met else 1
+
+
+def merging(shape: Shape, device: torch.device, tokens: int, times: int) -> tuple[list[Figure], dict[str, object]]:
+    """Time, bandwidth, and the share of a trial that merging takes.
+
+    Args:
+        tokens: of the trial's forward pass.
+        times: rounds of each time.
+    """
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     model = _model(shape, device)
     live = dict(model.named_parameters())
     size = sum(parameter.nbytes for parameter in live.values())
-    forward = _forward(model, shape, given.tokens, device)
+    forward = _forward(model, shape, tokens, device)
     forward()
     pass_seconds = seconds(forward, synchronize)
-    sources = [Random(shape, i, given.device) for i in range(4)]
+    sources = [Random(shape, i, str(device)) for i in range(4)]
     figures: list[Figure] = []
     details: dict[str, object] = {"forward pass, seconds": pass_seconds, "bytes of a model": size}
     for method, settings in METHOD_SETTINGS.items():
@@ -55,7 +78,7 @@ def main() -> int:
                         parameter.data.copy_(source)
 
         first = seconds(merge, synchronize)
-        merged, copied = in_turn([merge, copy], given.times, synchronize)
+        merged, copied = in_turn([merge, copy], times, synchronize)
         rates = {"merge": 5 * size / merged / 1e9, "copy": 8 * size / copied / 1e9}
         details[method] = {"first merge": first, "merge": merged, "copy": copied, "GB/s": rates}
         figures.append(
@@ -63,11 +86,10 @@ def main() -> int:
         )
         share = merged / (merged + pass_seconds)
         figures.append(Figure(f"share of a trial that {method} takes", share, 0.02, at_least=False))
-        del bank
+        del bank, merge, copy  # the functions hold the bank as well
     if device.type == "cuda":
         details["peak device memory, bytes"] = torch.cuda.max_memory_allocated()
-    name = "gpu" if device.type == "cuda" else f"gpu-on-{device.type}"
-    return 0 if report(name, figures, details, given.shape) else 1
+    return figures, details
 
 
 def _model(shape: Shape, device: torch.device) -> torch.nn.Module:

@@ -86,7 +86,7 @@ def examples_of(lengths: Sequence[int], vocabulary: int) -> list[Encoded]:
 
 def bare_model(engine: ScoringEngine) -> torch.nn.Module:
     """The same model as transformers makes it, over the same memory; gradients are dropped when they are made."""
-    model: torch.nn.Module = type(engine.model)(engine.model.config).eval()  # type: ignore[operator]
+    model: torch.nn.Module = type(engine.model)(engine.model.config).eval()
     live = dict(engine.model.named_parameters())
     for name, parameter in model.named_parameters():
         parameter.data = live[name].data
