@@ -8,10 +8,10 @@ import torch
 
 from benchmarks.measuring import in_turn
 from benchmarks.shapes import Shape
-from benchmarks.steps import examples_of, open_engine, points
+from benchmarks.steps import examples_of, mean_loss, open_engine, points
 from datagen.batches import pack, pad
-from optimizer.config import DescentConfig
 from optimizer.engines.scoring import ScoringEngine
+from optimizer.search_config import DescentConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ def search_costs(
     engine.apply(point())  # what is drawn and prepared once
     rows = examples_of([sizes.tokens] * sizes.terms * sizes.rows, shape.vocabulary)
     batches, step = pack(rows), pad(rows, range(sizes.terms))
-    shares = torch.full((sizes.terms,), 1 / sizes.terms)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -62,7 +61,7 @@ def search_costs(
 
     runs: list[Callable[[], object]] = [
         lambda: engine.apply(point()),
-        lambda: engine.gradient(point(), step, shares),
+        lambda: engine.gradient(point(), step, mean_loss),
     ]
     merged, stepped = in_turn(runs, times, synchronize)
     (scored,) = in_turn([score], max(1, times // 5), synchronize)

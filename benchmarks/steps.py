@@ -23,6 +23,7 @@ from benchmarks.measuring import Figure, in_turn, memory, peak, report, reset_pe
 from benchmarks.shapes import SHAPES, Random, Shape
 from datagen.batches import Batch, Encoded, pack, pad
 from optimizer.bunch import Bunch, Source
+from optimizer.engines.outputs import Outputs
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.bank import Bank
 from optimizer.merging.methods import METHODS
@@ -100,7 +101,6 @@ def times(engine: ScoringEngine, tokens: int, rounds: int) -> tuple[list[Figure]
     step = pad(examples_of(LENGTHS, vocabulary), range(len(LENGTHS)))
     lengths = [LENGTHS[i % len(LENGTHS)] for i in range(tokens * len(LENGTHS) // sum(LENGTHS))]
     trial = pack(examples_of(lengths, vocabulary), TOKENS_PER_BATCH)
-    shares = torch.full((len(LENGTHS),), 1 / len(LENGTHS))
 
     def score() -> None:
         engine.apply(point())
@@ -112,7 +112,7 @@ def times(engine: ScoringEngine, tokens: int, rounds: int) -> tuple[list[Figure]
             bare(input_ids=batch.inputs, use_cache=False)
 
     stepped, both, scored, forwarded = in_turn(
-        [lambda: engine.gradient(point(), step, shares), partial(backward, bare, step), score, forward], rounds
+        [lambda: engine.gradient(point(), step, mean_loss), partial(backward, bare, step), score, forward], rounds
     )
     (merged, dots) = in_turn([lambda: engine.apply(point()), partial(dot_products, engine)], 3)
     details = {
@@ -137,6 +137,11 @@ def times(engine: ScoringEngine, tokens: int, rounds: int) -> tuple[list[Figure]
     ], details
 
 
+def mean_loss(outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """One loss of all examples, and which are right."""
+    return (outputs.losses / outputs.tokens).mean(), outputs.exact
+
+
 def backward(bare: torch.nn.Module, batch: Batch) -> None:
     """Forward and backward by transformers' own loss."""
     bare(input_ids=batch.inputs, labels=batch.labels, use_cache=False).loss.backward()
@@ -153,13 +158,12 @@ def step_memory(engine: ScoringEngine, lengths: Sequence[int]) -> dict[str, floa
     point = points(engine.space)
     engine.apply(point())
     batch = pad(examples_of(lengths, vocabulary_of(engine)), range(len(lengths)))
-    shares = torch.full((len(lengths),), 1 / len(lengths))
-    engine.gradient(point(), batch, shares)  # what is allocated once
+    engine.gradient(point(), batch, mean_loss)  # what is allocated once
     largest = max(engine._live.values(), key=torch.Tensor.numel)
     factors = [torch.ones(batch.inputs.numel(), size, dtype=largest.dtype) for size in largest.shape]
     return {
-        "step": _taken(lambda: engine.gradient(point(), batch, shares)),
-        "activations": _taken(lambda: engine._forward(batch)),
+        "step": _taken(lambda: engine.gradient(point(), batch, mean_loss)),
+        "activations": _taken(lambda: engine._outputs(batch, {})),
         "largest gradient": _taken(lambda: factors[0].T @ factors[1]),
         "of which the tensor": largest.nbytes,
         "tokens": batch.inputs.numel(),
