@@ -27,6 +27,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.merging
 	$(BIN)/python -m benchmarks.cleaning
 	$(BIN)/python -m benchmarks.datagen
+	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.reaching
 	$(BIN)/python -m benchmarks.trading
