@@ -31,7 +31,8 @@ from optimizer.search.records import (
     retentions,
     validation_scores,
 )
-from optimizer.search.study import OnTrial, Searched, Task, open_storage, open_study, passes, refine, run_study
+from optimizer.search.storage import open_storage
+from optimizer.search.study import OnTrial, Searched, Task, open_study, passes, refine, run_study
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from optimizer.loading import describe
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.searched import recipe_of
 from optimizer.search.domain import Point
-from optimizer.search.study import open_storage
+from optimizer.search.storage import open_storage
 
 
 def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:

@@ -8,11 +8,9 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optimizer.engines.scoring import ScoringEngine
@@ -39,6 +37,7 @@ from optimizer.search.records import (
 )
 from optimizer.search.sampler import STEPS
 from optimizer.search.stopping import gains_little
+from optimizer.search.storage import suggested
 from optimizer.search.winners import best_so_far, choose, front
 from optimizer.search_config import SearchConfig
 
@@ -89,20 +88,6 @@ class Searched:
     def named(self, name: str) -> Coefficients:
         """Of a baseline."""
         return self.space.from_parameters(next(t for t in self.trials if t.user_attrs.get(NAME) == name).params)
-
-
-def open_storage(path: Path) -> optuna.storages.RDBStorage:
-    """SQLite whose finished writes survive a kill at any moment, without waiting for the disk at each of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _on_connect(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    storage.engine.dispose()  # connections opened before the listener was there
-    return storage
 
 
 @dataclass(frozen=True)
@@ -195,8 +180,7 @@ def _run(name: str, task: Task, plan: Plan, constraints: Sequence[Constraint]) -
         begun = time.monotonic()
         study.sampler = plan.sampler(done)
         trial = _next_trial(study, plan, done)
-        # A trial that a killed run left may lack some of its parameters.
-        values = {name: trial.suggest_float(name, *ends) for name, ends in plan.domain.ends.items()}
+        trial, values = suggested(study, trial, plan.domain.ranges)
         point = plan.domain.point(values)
         task.engine.apply(point.coefficients, point.settings)
         finished = _evaluated(study, trial, task, measuring, done, held_to, begun)
@@ -248,7 +232,7 @@ def _next_trial(study: optuna.Study, plan: Plan, done: Sequence[FrozenTrial]) ->
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if not waiting and (first := plan.named(done)) is not None:
         study.enqueue_trial(plan.domain.parameters(first[1]), user_attrs={NAME: first[0]})
-    return study.ask(plan.domain.ranges)
+    return study.ask()
 
 
 def passes(search: Objective, validation: Objective, searched: Searched) -> float:
