@@ -114,6 +114,8 @@ class Descent:
         while step < until:
             stage, done = self._stage(step)
             slope, right = gradient(point, self.picks(step), multipliers.tolist())
+            if not np.isfinite(slope).all():
+                slope = np.zeros_like(slope)  # a step that overflows tells nothing about where to go
             slope = slope @ stage.shares.T
             if step >= DUAL_FROM * self.steps:
                 multipliers = self._pressed(multipliers, right)
