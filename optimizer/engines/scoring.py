@@ -56,23 +56,25 @@ class ScoringEngine:
         self._at: Mapping[str, Weights] = {}
         self._slopes: dict[str, torch.Tensor] = {}
         self.applied: Coefficients | None = None
+        self._settings: dict[str, float] = {}
 
     def apply(self, coefficients: Coefficients, settings: Mapping[str, float] | None = None) -> None:
         """Merges in place.
 
         Args:
             coefficients: [experts, groups].
-            settings: hyper-parameters of the method from here on; others stay as they are.
+            settings: hyper-parameters of the method that differ from the bank's own.
         """
-        if settings and self._bank.tune(settings):
-            self.applied = None
-        if self.applied is not None and np.array_equal(self.applied, coefficients):
+        wanted = dict(settings or {})
+        # Whoever shares the bank may have tuned it meanwhile.
+        self._bank.tune(wanted)
+        if self.applied is not None and self._settings == wanted and np.array_equal(self.applied, coefficients):
             return
         by_tensor = self.space.by_tensor(coefficients)
         with torch.no_grad():
             for name, parameter in self._live.items():
                 self._bank.merge(name, by_tensor[name], parameter)
-        self.applied = coefficients.copy()
+        self.applied, self._settings = coefficients.copy(), wanted
 
     def load(self, name: str) -> None:
         """Takes a source just as it is, whatever the method would make of it alone.
@@ -180,7 +182,7 @@ class ScoringEngine:
                 self.load(teacher.source)
                 teacher.tops = self._asked(teacher)
         if at is not None:
-            self.apply(at)
+            self.apply(at, self._settings)
         return {number: teacher.tops[which] for number, (teacher, which) in teachers.items()}
 
     @torch.no_grad()
