@@ -96,7 +96,7 @@ def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, 
             found[name] = run_study(name, replace(task, on_trial=_told(bar)))
         if name == MAIN and config.search.refine:
             with Bar(f"{REFINED}: trial", 0) as bar:
-                found[REFINED] = refine(REFINED, replace(task, on_trial=_told(bar)), found[MAIN].point)
+                found[REFINED] = refine(REFINED, replace(task, on_trial=_told(bar)), found[MAIN])
             bank.tune({})
     return found
 

@@ -41,9 +41,10 @@ class Constraint:
         """The least share of right answers.
 
         Args:
-            scores: source -> term -> score, on the rows that are meant.
+            scores: source -> term -> score, on the rows that are meant; a source that is not there yet is taken to
+                answer all of them rightly.
         """
-        return self.share * (scores[self.source][self.term].exact if self.source else 1.0)
+        return self.share * (scores[self.source][self.term].exact if self.source in scores else 1.0)
 
 
 def parse_constraint(text: str, terms: Iterable[str], sources: Iterable[str]) -> Constraint:

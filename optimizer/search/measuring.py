@@ -1,21 +1,23 @@
 """One trial's evaluation: cheap terms first, block by block, given up as soon as it cannot win."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial
 
+from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
 from optimizer.objective.terms import Block, Objective, Score
 from optimizer.search.racing import Blocks, first_beating, projected
-from optimizer.search.records import BLOCKS, SEARCH, by_source, scores_of, whole
+from optimizer.search.records import BLOCKS, SEARCH, by_source, lacking, scores_of, whole
 from optimizer.search.winners import best_so_far, front
 
 #: Why a trial is given up.
-WORSE, INFEASIBLE = "worse", "infeasible"
+WORSE, INFEASIBLE, DIVERGED = "worse", "infeasible", "diverged"
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class Measuring:
         goals: objective -> its terms; they share out all terms.
         constraints: what trials must keep.
         threshold: p-value below which a trial is worse than another; 0 for never.
+        before: trials of an earlier study, among them sources that constraints are held against.
     """
 
     search: Objective
     goals: Mapping[str, Sequence[str]]
     constraints: Sequence[Constraint]
     threshold: float
+    before: Sequence[FrozenTrial] = ()
 
     @cached_property
     def _parts(self) -> list[Objective]:
@@ -57,12 +61,11 @@ class Measuring:
 
     @cached_property
     def _phases(self) -> tuple[Sequence[Block], Sequence[Block]]:
-        """Blocks of the terms that constraints are about, and of the others."""
+        """Blocks of the terms that constraints are about, none if there are none, and of the others."""
         held = {one.term for one in self.constraints}
-        return (
-            [block.only(held) for block in self.search.blocks],
-            [block.only({term.name for term in self.search.terms} - held) for block in self.search.blocks],
-        )
+        rest = {term.name for term in self.search.terms} - held
+        blocks = self.search.blocks
+        return [block.only(held) for block in blocks if held], [block.only(rest) for block in blocks]
 
     def values(self, scores: Mapping[str, Score]) -> list[float]:
         """Of the objectives."""
@@ -73,72 +76,100 @@ class Measuring:
         weights = [sum(term.weight for term in part.terms) for part in self._parts]
         return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
-    def bounds(self, sources: Mapping[str, Mapping[str, Score]]) -> dict[str, float]:
-        """Constraint -> the least share of right answers on the search split.
+    def short(self, scores: Mapping[str, Score], done: Sequence[FrozenTrial], name: str = "") -> dict[str, float]:
+        """Constraint -> by how much it is missed, negative if it is kept.
 
         Args:
-            sources: name -> scores.
+            scores: of the terms that constraints are about.
+            done: finished trials.
+            name: of the trial that is meant, if it has one.
         """
-        return {one.name: one.bound(sources) for one in self.constraints}
+        sources = by_source([*self.before, *done], SEARCH) | ({name: scores} if name else {})
+        return {one.name: one.bound(sources) - scores[one.term].exact for one in self.constraints}
 
-    def measure(self, trial: Trial, engine: ScoringEngine, done: Sequence[FrozenTrial], *, may_stop: bool) -> Measured:
+    def measure(
+        self, engine: ScoringEngine, done: Sequence[FrozenTrial], *, may_stop: bool = True, may_miss: bool = False
+    ) -> Measured:
         """Evaluates what is applied.
 
         Args:
-            trial: told the losses block by block, if there is one objective.
             done: finished trials.
             may_stop: whether the trial may be given up.
+            may_miss: whether it is measured on though it misses a constraint.
+
+        Raises:
+            BunchError: a loss is not finite, and the trial may not be given up.
         """
         held, others = self._phases
-        before: list[dict[str, Score]] = []
-        if held[0].picks:
-            bounds = self.bounds(by_source(done, SEARCH)) if may_stop else {}
-            for block in held:
-                before.append(block.scores(engine))
-                if may_stop and self._is_lost(before, bounds):
-                    return self._infeasible(_merged(before), done)
+        first: list[dict[str, Score]] = []
+        for block in held:
+            first.append(block.scores(engine))
+            if not finite(first[-1]):
+                return self._given_up(DIVERGED, _merged(first), done, may_stop)
+            if may_stop and not may_miss and self._is_lost(first, done):
+                return self._given_up(INFEASIBLE, _merged(first), done)
+        rivals = self._rivals(_merged(first), done) if may_stop else []
         parts: list[dict[str, Score]] = []
         values: list[list[float]] = []
-        rivals = self._rivals(done) if may_stop else []
         for step, block in enumerate(others):
-            parts.append((before[step] if before else {}) | (block.scores(engine) if block.picks else {}))
+            parts.append((first[step] if first else {}) | (block.scores(engine) if block.picks else {}))
+            seen = [*parts, *first[step + 1 :]]
+            if not finite(parts[-1]):
+                return self._given_up(DIVERGED, _merged(seen), done, may_stop)
             values.append(self.values(parts[-1]))
-            if len(self.goals) == 1:
-                trial.report(values[-1][0], step)
-            if may_stop and step + 1 < len(others) and (by := self._beaten(trial, values, rivals)) is not None:
-                return Measured(_merged([*parts, *before[step + 1 :]]), projected(np.array(values), by), values, WORSE)
+            beating = first_beating(np.array(values), rivals, self.threshold) if step + 1 < len(others) else None
+            if beating is not None:
+                return Measured(_merged(seen), projected(np.array(values), beating), values, WORSE)
         scores = _merged(parts)
         return Measured(scores, self.values(scores), values)
 
-    def _rivals(self, done: Sequence[FrozenTrial]) -> list[Blocks]:
+    def _rivals(self, scores: Mapping[str, Score], done: Sequence[FrozenTrial]) -> list[Blocks]:
+        """What a trial must not fall behind: the best, or the front, but for those that miss constraints by more."""
         if not whole(done):
             return []
+        misses = sum(max(0.0, by) for by in self.short(scores, done).values())
         trials = [best_so_far(done)] if len(self.goals) == 1 else front(done)
-        return [np.array(trial.user_attrs[BLOCKS]) for trial in trials]
+        return [np.array(trial.user_attrs[BLOCKS]) for trial in trials if lacking(trial) <= misses]
 
-    def _beaten(self, trial: Trial, values: Sequence[Sequence[float]], rivals: Sequence[Blocks]) -> Blocks | None:
-        """Blocks of the trial that this one is beaten by."""
-        if len(self.goals) > 1:
-            return first_beating(np.array(values), rivals, self.threshold)
-        return rivals[0] if rivals and trial.should_prune() else None
-
-    def _is_lost(self, parts: Sequence[Mapping[str, Score]], bounds: Mapping[str, float]) -> bool:
+    def _is_lost(self, parts: Sequence[Mapping[str, Score]], done: Sequence[FrozenTrial]) -> bool:
         """Whether a constraint is missed already, even if all answers to come were right."""
         rows = {term.name: len(term.examples) for term in self.search.terms}
-        return any(
-            sum((1 - part[one.term].exact) * part[one.term].rows for part in parts)
-            > (1 - bounds[one.name]) * rows[one.term] + 1e-9
-            for one in self.constraints
-        )
+        seen = _merged(parts)
+        wrong = {name: (1 - score.exact) * score.rows / rows[name] for name, score in seen.items()}
+        best = {name: replace(score, exact=1 - wrong[name]) for name, score in seen.items()}
+        return any(by > 1e-9 for by in self.short(best, done).values())
 
-    def _infeasible(self, scores: dict[str, Score], done: Sequence[FrozenTrial]) -> Measured:
-        """What was not measured is taken to be as bad as the worst that was."""
+    def _given_up(
+        self, why: str, scores: dict[str, Score], done: Sequence[FrozenTrial], may_stop: bool = True
+    ) -> Measured:
+        """What was not measured, or is not finite, is taken to be as bad as the worst that was."""
+        if not may_stop:
+            check_finite(scores)
         known = [scores_of(trial, SEARCH) for trial in done]
         worst = {
             term.name: max((one[term.name] for one in known if term.name in one), key=lambda score: score.loss)
             for term in self.search.terms
         }
-        return Measured(scores, self.values(worst | scores), [], INFEASIBLE)
+        seen = {
+            name: score if isfinite(score.loss) else replace(score, loss=worst[name].loss)
+            for name, score in scores.items()
+        }
+        return Measured(seen, self.values(worst | seen), [], why)
+
+
+def finite(scores: Mapping[str, Score]) -> bool:
+    """Whether all losses are."""
+    return all(isfinite(score.loss) for score in scores.values())
+
+
+def check_finite(scores: Mapping[str, Score]) -> None:
+    """Raises BunchError if a trial that a study cannot do without has diverged."""
+    for name, score in scores.items():
+        if not isfinite(score.loss):
+            raise BunchError(
+                f"the first trial of a study, and sources that constraints are held against, must have finite losses, "
+                f"but that of {name!r} is {score.loss}; check the sources' weights, or set merge.dtype=float32"
+            )
 
 
 def _merged(parts: Sequence[Mapping[str, Score]]) -> dict[str, Score]:

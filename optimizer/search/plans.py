@@ -183,9 +183,10 @@ def _descending(
 
     def sampler(done: Sequence[FrozenTrial]) -> GradientSampler:
         known = by_source(done, SEARCH)
-        # Until the sources are measured nothing is descended on.
-        bounds = {one.term: one.bound(known) for one in constraints if not one.source or one.source in known}
-        limits = [1 - bounds[term.name] if term.name in bounds else None for term in search.terms]
+        limits = [
+            min((1 - one.bound(known) for one in constraints if one.term == term.name), default=None)
+            for term in search.terms
+        ]
         limited = [replace(leg, descent=replace(leg.descent, limits=limits)) for leg in legs]
         return GradientSampler(engine.space, limited, config.descent.start, oracle)
 

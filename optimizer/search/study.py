@@ -6,7 +6,7 @@ up: it costs a part of a pass and is never chosen. Samplers are told what it wou
 
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,10 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Coefficients, Space
 from optimizer.objective.constraints import Constraint
 from optimizer.objective.terms import Objective
+from optimizer.search import baselines
 from optimizer.search.domain import Domain, Point
-from optimizer.search.measuring import Measuring
+from optimizer.search.measuring import DIVERGED, Measuring, check_finite, finite
 from optimizer.search.plans import Plan, refining_plan, search_plan
-from optimizer.search.racing import pruner_of
 from optimizer.search.records import (
     BLOCKS,
     DONE,
@@ -31,7 +31,6 @@ from optimizer.search.records import (
     SECONDS,
     VALIDATION,
     VALIDATION_LOSS,
-    by_source,
     plain,
     scores_of,
 )
@@ -137,7 +136,6 @@ def open_study(name: str, task: Task) -> optuna.Study:
         storage=task.storage,
         study_name=name,
         directions=["minimize"] * len(task.goals),
-        pruner=pruner_of(task.config.pruning, len(task.goals)),
         load_if_exists=True,
     )
 
@@ -151,28 +149,25 @@ def run_study(name: str, task: Task) -> Searched:
     plan = search_plan(
         task.config, list(task.goals.values()), task.engine, task.search, task.kept, task.recipes, task.given
     )
-    return _run(name, task, plan, task.kept)
+    return _run(name, task, plan)
 
 
-def refine(name: str, task: Task, winner: Point) -> Searched:
+def refine(name: str, task: Task, found: Searched) -> Searched:
     """Runs or resumes the study around a winner that the config asks for.
-
-    Constraints that are held against a source are left to the search before it, which knows the sources.
 
     Args:
         name: of the study in the storage.
-        winner: where it begins.
+        found: by the search before it, which knows the sources that constraints are held against.
     """
     if task.config.refine is None:
         raise ValueError("a study can only be refined if its config says how, but search.refine is empty")
-    plan = refining_plan(task.config, task.config.refine, task.engine.space, winner, task.given)
-    return _run(name, task, plan, [one for one in task.kept if not one.source])
+    plan = refining_plan(task.config, task.config.refine, task.engine.space, found.point, task.given)
+    return _run(name, task, plan, found.trials)
 
 
-def _run(name: str, task: Task, plan: Plan, constraints: Sequence[Constraint]) -> Searched:
-    measuring = Measuring(task.search, task.goals, constraints, task.config.pruning)
+def _run(name: str, task: Task, plan: Plan, before: Sequence[FrozenTrial] = ()) -> Searched:
+    measuring = Measuring(task.search, task.goals, task.kept, task.config.pruning, before)
     study = open_study(name, task)
-    held_to = {one.source for one in constraints if one.source}
     done = study.get_trials(deepcopy=False, states=DONE)
     for number, known in enumerate(done, 1):
         task.on_trial(number, plan.total, known, best_so_far(done))
@@ -183,11 +178,11 @@ def _run(name: str, task: Task, plan: Plan, constraints: Sequence[Constraint]) -
         trial, values = suggested(study, trial, plan.domain.ranges)
         point = plan.domain.point(values)
         task.engine.apply(point.coefficients, point.settings)
-        finished = _evaluated(study, trial, task, measuring, done, held_to, begun)
+        finished = _evaluated(study, trial, task, measuring, done, begun)
         done.append(finished)
         task.on_trial(len(done), plan.total, finished, best_so_far(done))
     among = front(done) if len(measuring.goals) > 1 else ()
-    return Searched(done, choose(done, task.validation, constraints, among), plan.domain)
+    return Searched(done, choose(done, task.validation, task.kept, among, before), plan.domain)
 
 
 def _evaluated(
@@ -196,7 +191,6 @@ def _evaluated(
     task: Task,
     measuring: Measuring,
     done: Sequence[FrozenTrial],
-    held_to: Collection[str],
     begun: float,
 ) -> FrozenTrial:
     """Measures what is applied and tells the study."""
@@ -204,20 +198,27 @@ def _evaluated(
     with warnings.catch_warnings():
         # A trial that a killed run left may have been told some of this already.
         warnings.filterwarnings("ignore", message=".* is ignored because this .* is already")
-        # What others are held to must be known to the end, and the first trial has nothing to be compared with.
-        measured = measuring.measure(trial, task.engine, done, may_stop=bool(done) and named not in held_to)
-        bounds = measuring.bounds(by_source(done, SEARCH) | {named: measured.scores})
-        for one in measuring.constraints:
-            trial.set_constraint(one.name, bounds[one.name] - measured.scores[one.term].exact)
+        # What others are held to must be known to the end, and the first trial has nothing to be compared with. What
+        # the sources are worth in each term is asked of them all.
+        measured = measuring.measure(
+            task.engine,
+            done,
+            may_stop=bool(done) and named not in {one.source for one in measuring.constraints},
+            may_miss=named in baselines.parents(task.engine.space),
+        )
+        for constraint, by in measuring.short(measured.scores, done, named).items():
+            trial.set_constraint(constraint, by)
     told: dict[str, Any] = {
         SEARCH: plain(measured.scores),
         BLOCKS: measured.blocks,
         LOSS: measuring.loss(measured.values),
     }
-    if measured.given_up:
-        told[GIVEN_UP] = measured.given_up
+    checks = {} if measured.given_up else task.validation.scores(task.engine)
+    if not done:
+        check_finite(checks)
+    if measured.given_up or not finite(checks):
+        told[GIVEN_UP] = measured.given_up or DIVERGED
     else:
-        checks = task.validation.scores(task.engine)
         told |= {VALIDATION: plain(checks), VALIDATION_LOSS: task.validation.loss(checks)}
     for key, value in (told | {SECONDS: time.monotonic() - begun}).items():
         trial.set_user_attr(key, value)

@@ -31,6 +31,7 @@ def choose(
     validation: Objective,
     constraints: Sequence[Constraint] = (),
     among: Sequence[FrozenTrial] = (),
+    before: Sequence[FrozenTrial] = (),
 ) -> FrozenTrial:
     """The trial of lowest validation loss among those whose validation answers are about as right as the best's.
 
@@ -45,13 +46,13 @@ def choose(
         validation: the terms on that split.
         constraints: what the winner must keep.
         among: those that may win; by default all.
+        before: of an earlier study, among them sources that constraints are held against.
     """
-    known = by_source(trials, VALIDATION)
-    bounds = {one.term: one.bound(known) for one in constraints}
+    known = by_source([*before, *trials], VALIDATION)
 
     def short(trial: FrozenTrial) -> float:
         scores = validation_scores(trial)
-        return sum(max(bound - scores[term].exact, 0.0) for term, bound in bounds.items())
+        return sum(max(one.bound(known) - scores[one.term].exact, 0.0) for one in constraints)
 
     trials = whole(among or trials)
     least = min(short(trial) for trial in trials)
