@@ -19,7 +19,9 @@ from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.export import write_merge
 from optimizer.merging.space import Space
-from optimizer.run import recipe_of, search
+from optimizer.recipes.searched import recipe_of
+from optimizer.run import search
+from optimizer.search.domain import Point
 from optimizer.search.study import open_storage
 from tests.optimizer.export.families import VOCABULARY, Family, tensors_in, tokenizer, write_family
 from tests.support import goodbunch
@@ -139,7 +141,7 @@ def test_a_run_alone_means_its_winner(run: Run) -> None:
     study = run.study()
     winner = [run.evaluate(study) for _ in range(3)][2]
     coefficients = run.space.from_parameters(study.trials[2].params)
-    write_merge(recipe_of(run.config, run.space, coefficients), run.folder / "merged")
+    write_merge(recipe_of(run.config, run.space, Point(coefficients, {})), run.folder / "merged")
     assert same(merged(run), winner)
     merged(run, "--trial", 2, out="by-number")
     for name in ("recipe.yaml", "mergekit_config.yml", "README.md", "model.safetensors"):

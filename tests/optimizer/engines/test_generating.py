@@ -18,7 +18,8 @@ from optimizer.config import Config
 from optimizer.engines.generating import use_merge
 from optimizer.export import write_merge
 from optimizer.merging.space import Space
-from optimizer.run import recipe_of
+from optimizer.recipes.searched import recipe_of
+from optimizer.search.domain import Point
 from tests.support import grouped
 
 
@@ -65,7 +66,7 @@ def test_merges_say_what_their_exported_folder_says(
     config = grouped(config, "layer")
     use_merge(engine, config, bunch, space, point)
     merged = engine.write(prompts, max_tokens=24)
-    folder = write_merge(recipe_of(config, space, point), tmp_path / "merged")
+    folder = write_merge(recipe_of(config, space, Point(point, {})), tmp_path / "merged")
     assert merged == transformers_says(folder, prompts)
     engine.use(str(folder))
     assert engine.write(prompts, max_tokens=24) == merged

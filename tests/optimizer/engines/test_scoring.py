@@ -17,7 +17,8 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.export import is_exported, write_merge
 from optimizer.merging.space import Space
 from optimizer.objective.terms import Objective, load_objective
-from optimizer.run import recipe_of
+from optimizer.recipes.searched import recipe_of
+from optimizer.search.domain import Point
 from tests.support import grouped
 
 #: Half of every task vector is trimmed away.
@@ -41,13 +42,13 @@ def random_point(space: Space, seed: int = 0) -> np.ndarray:
 def test_what_was_scored_is_what_ships(config: Config, bunch: Bunch, engine: ScoringEngine, tmp_path: Path) -> None:
     point = random_point(engine.space)
     engine.apply(point)
-    out = write_merge(recipe_of(grouped(config, "module"), engine.space, point), tmp_path / "merged")
+    out = write_merge(recipe_of(grouped(config, "module"), engine.space, Point(point, {})), tmp_path / "merged")
     shipped = load_file(out / "model.safetensors")
     live = dict(engine.model.named_parameters())
     assert set(shipped) == set(bunch.names)
     assert all(torch.equal(shipped[name].view(torch.int32), live[name].data.view(torch.int32)) for name in shipped)
-    assert is_exported(recipe_of(grouped(config, "module"), engine.space, point), out)
-    assert not is_exported(recipe_of(grouped(config, "module"), engine.space, point + 1e-9), out)
+    assert is_exported(recipe_of(grouped(config, "module"), engine.space, Point(point, {})), out)
+    assert not is_exported(recipe_of(grouped(config, "module"), engine.space, Point(point + 1e-9, {})), out)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,9 @@ def test_what_was_scored_with_trims_is_what_ships(
     engine = ScoringEngine(bunch, Space.of(bunch, "layer"), bank_of(bunch, merge))
     point = random_point(engine.space)
     engine.apply(point)
-    shipped = load_file(write_merge(recipe_of(config, engine.space, point), tmp_path / "merged") / "model.safetensors")
+    shipped = load_file(
+        write_merge(recipe_of(config, engine.space, Point(point, {})), tmp_path / "merged") / "model.safetensors"
+    )
     live = dict(engine.model.named_parameters())
     assert all(torch.equal(shipped[name].view(torch.int32), live[name].data.view(torch.int32)) for name in shipped)
 
@@ -71,7 +74,7 @@ def test_loss_is_that_of_transformers_on_the_exported_model(
     config: Config, bunch: Bunch, engine: ScoringEngine, objective: Objective, tmp_path: Path
 ) -> None:
     point = random_point(engine.space, 1)
-    out = write_merge(recipe_of(grouped(config, "module"), engine.space, point), tmp_path / "merged")
+    out = write_merge(recipe_of(grouped(config, "module"), engine.space, Point(point, {})), tmp_path / "merged")
     model = AutoModelForCausalLM.from_pretrained(out)
     term = objective.terms[0]
     losses = []

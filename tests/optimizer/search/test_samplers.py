@@ -5,29 +5,42 @@ import warnings
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
 from pydantic import ValidationError
 
-from optimizer.config import BlackBoxConfig, SearchConfig
-from optimizer.merging.space import Coefficients, Space
-from optimizer.search.samplers import box_of, sampler_of
+from optimizer.merging.space import Space
+from optimizer.search.domain import Domain
+from optimizer.search.samplers import BlackBox, settings_of
+from optimizer.search_config import SINGLE_OBJECTIVE, BlackBoxConfig, SearchConfig
 
 SPACE = Space.named(["math", "code"], [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)], "layer")
 TARGET = np.array([[0.2, 0.9, 0.5], [0.7, 0.1, 0.4]])
-SAMPLERS = ("evomm", "cmaes", "tpe", "gp", "qmc", "random")
+SAMPLERS = ("evomm", "cmaes", "tpe", "gp", "nsga2", "nsga3", "qmc", "random")
+SEVERAL = tuple(name for name in SAMPLERS if name not in SINGLE_OBJECTIVE)
 
 
-def study_of(config: SearchConfig, storage: optuna.storages.BaseStorage, trials: int) -> list[Coefficients]:
+def domain_of(config: SearchConfig) -> Domain:
+    settings = settings_of(config)
+    return Domain.box(SPACE, (settings.low, settings.high), config.parameters, {})
+
+
+def study_of(
+    config: SearchConfig, storage: optuna.storages.BaseStorage, trials: int, objectives: int = 1
+) -> list[list[float]]:
     """Runs a study on a bowl until it has so many trials, and gives all points."""
-    study = optuna.create_study(storage=storage, study_name="bowl", load_if_exists=True)
-    ranges = {name: FloatDistribution(*box_of(config)) for name in SPACE.parameters}
+    study = optuna.create_study(
+        storage=storage, study_name="bowl", load_if_exists=True, directions=["minimize"] * objectives
+    )
+    domain = domain_of(config)
+    uniform = domain.parameters(np.full(SPACE.shape, 0.5))
+    box = BlackBox(config.sampler, config.seed, uniform, settings_of(config).sigma)
     for number in range(len(study.trials), trials):
-        study.sampler = sampler_of(config, SPACE, number)
+        study.sampler = box.sampler(domain, number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trial = study.ask(ranges)
-        study.tell(trial, float(((SPACE.from_parameters(trial.params) - TARGET) ** 2).mean()))
-    return [SPACE.from_parameters(trial.params) for trial in study.trials]
+            trial = study.ask(domain.ranges)
+        loss = float(((SPACE.from_parameters(trial.params) - TARGET) ** 2).mean())
+        study.tell(trial, [loss, trial.params["math/layer 0"] ** 2][:objectives])
+    return [list(trial.params.values()) for trial in study.trials]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -38,9 +51,36 @@ def test_a_study_taken_up_again_has_the_same_trials(name: str) -> None:
     for trials in (3, 8, 14):
         points = study_of(config, storage, trials)
     assert np.array_equal(points, whole)
-    low, high = box_of(config)
-    assert np.min(whole) >= low
-    assert np.max(whole) <= high
+    settings = settings_of(config)
+    assert np.min(whole) >= settings.low
+    assert np.max(whole) <= settings.high
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_so_has_one_of_several_objectives_and_hyper_parameters(name: str) -> None:
+    config = SearchConfig(sampler=name, seed=3, parameters={"density": (0.2, 0.3)})  # type: ignore[arg-type]
+    whole = study_of(config, optuna.storages.InMemoryStorage(), 12, objectives=2)
+    storage = optuna.storages.InMemoryStorage()
+    for trials in (5, 12):
+        points = study_of(config, storage, trials, objectives=2)
+    assert points == whole
+    assert all(0.2 <= point[-1] <= 0.3 for point in whole)
+
+
+def test_a_population_breeds_from_what_was_told() -> None:
+    """NSGA-II's population is 50: after it, children of the best are nearer to the target than chance is."""
+    config = SearchConfig(sampler="nsga2", seed=0)
+    points = np.array(study_of(config, optuna.storages.InMemoryStorage(), 150)) - TARGET.flatten()
+    first, last = (np.square(some).mean() for some in (points[:50], points[100:]))
+    assert last < 0.6 * first
+
+
+def test_cma_begins_at_its_start_with_its_step_size() -> None:
+    """Steps are in the coefficients' own unit, whatever the box: Optuna's CMA-ES works on the unit cube."""
+    config = SearchConfig(sampler="cmaes", black_box=BlackBoxConfig(low=-3, high=5, sigma=0.05))
+    points = np.array(study_of(config, optuna.storages.InMemoryStorage(), 10))[1:]  # the first is drawn at random
+    assert points.mean() == pytest.approx(0.5, abs=0.05)
+    assert points.std() == pytest.approx(0.05, abs=0.02)
 
 
 @pytest.mark.parametrize("name", ["evomm", "cmaes", "tpe", "random"])
@@ -54,12 +94,19 @@ def test_another_seed_gives_other_trials(name: str) -> None:
 
 def test_evomm_is_as_in_the_paper() -> None:
     config = SearchConfig(sampler="evomm", black_box=BlackBoxConfig(low=-3, high=3))
-    assert box_of(config) == (0, 1)
+    assert (settings_of(config).low, settings_of(config).high) == (0, 1)
     points = np.array(study_of(config, optuna.storages.InMemoryStorage(), 400))
     first = points[1 : 1 + 9]  # Optuna draws the very first trial at random; a population is 4 + floor(3 ln 6) = 9
     assert first.mean() == pytest.approx(0.5, abs=0.1)
     assert first.std() == pytest.approx(1 / 6, abs=0.06)
-    assert np.abs(points[-9:] - TARGET).max() < 0.05
+    assert np.abs(points[-9:] - TARGET.flatten()).max() < 0.05
+
+
+def test_patience_and_budget_of_evomm_are_the_configs() -> None:
+    given = BlackBoxConfig(trials=7, patience=3, low=-3, sigma=2)
+    found = settings_of(SearchConfig(sampler="evomm", black_box=given))
+    assert (found.trials, found.patience, found.low, found.sigma) == (7, 3, 0, 1 / 6)
+    assert settings_of(SearchConfig(sampler="cmaes", black_box=given)) == given
 
 
 def test_every_source_is_a_point_of_the_search() -> None:
