@@ -22,7 +22,7 @@ from optimizer.merging.space import Space
 from optimizer.recipes.searched import recipe_of
 from optimizer.run import search
 from optimizer.search.domain import Point
-from optimizer.search.study import open_storage
+from optimizer.search.storage import open_storage
 from tests.optimizer.export.families import VOCABULARY, Family, tensors_in, tokenizer, write_family
 from tests.support import goodbunch
 

@@ -20,7 +20,8 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.methods import METHODS
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.search.domain import numbers_of
-from optimizer.search.study import Task, open_storage
+from optimizer.search.storage import open_storage
+from optimizer.search.study import Task
 from tests.optimizer.export.families import tokenizer
 from tests.optimizer.objective.bunches import greedy
 
