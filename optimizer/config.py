@@ -13,6 +13,8 @@ from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
 from optimizer.objective.constraints import Constraint, parse_constraint
 from optimizer.objective.metrics import METRICS
+from optimizer.report.result import MAIN, REFINED, WINNER
+from optimizer.search.baselines import NAIVE
 from optimizer.search_config import SearchConfig
 
 
@@ -108,7 +110,7 @@ class Config(Frozen):
         try:
             method = METHODS[self.merge.method]
             method.check(len(self.bunch.experts), has_base=True)
-            method.settings(self.merge.parameters, len(self.bunch.experts))
+            given = method.settings(self.merge.parameters, len(self.bunch.experts))
             method.settings({name: low for name, (low, _) in self.search.parameters.items()}, len(self.bunch.experts))
         except ConfigError as error:
             raise ValueError(f"merge: {error}") from error
@@ -117,6 +119,8 @@ class Config(Frozen):
                 f"merge.method: a search tunes factors on task vectors, which {method.name} has not; choose one of "
                 f"{', '.join(name for name, one in METHODS.items() if isinstance(one, TaskVectorMethod))}"
             )
+        if problems := self.search.unfit_parameters(given):
+            raise ValueError("; ".join(problems))
         return self
 
     @model_validator(mode="after")
@@ -156,13 +160,27 @@ class Config(Frozen):
         for name, term in self.objective.items():
             if (kind := term.kind or name) not in kinds:
                 raise ValueError(f"objective.{name}: its kind must be one of {sorted(kinds)}, but got {kind!r}")
-        if problems := self.search.unknown_terms(list(self.objective)):
+        if problems := self.search.unknown_terms(list(self.objective)) + self._taken_names():
             raise ValueError("; ".join(problems))
         try:
             self.constraints()
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
+
+    def _taken_names(self) -> list[str]:
+        rows = (WINNER, *NAIVE)
+        problems = [
+            f"bunch.experts.{name}: {', '.join(rows)} are names of other merges in the comparison; rename it"
+            for name in self.bunch.experts
+            if name in rows
+        ]
+        taken = [MAIN, REFINED, *rows, *self.bunch.models()]
+        return problems + [
+            f"search.controls.{name}: must have a name of its own, but {', '.join(taken)} are taken; rename it"
+            for name in self.search.controls
+            if name in taken
+        ]
 
     def constraints(self) -> list[Constraint]:
         """What the winner must keep."""

@@ -27,6 +27,7 @@ from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     MAIN,
+    WINNER,
     CoefficientTable,
     Cost,
     Result,
@@ -36,7 +37,7 @@ from optimizer.report.result import (
 )
 from optimizer.report.runaways import runaways
 from optimizer.report.verdict import standing
-from optimizer.search import baselines
+from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
 from optimizer.search.study import Searched
 from optimizer.studies import costs, load_terms, run_studies, trial_rows, winning
@@ -144,12 +145,10 @@ def score_table(result: Result) -> list[list[str]]:
 
 def _contestants(config: Config, bunch: Bunch, found: Mapping[str, Searched], merged: Path) -> list[Contestant]:
     main = found[MAIN]
-    rows = [Contestant("winner", "winner", str(merged))]
+    rows = [Contestant(WINNER, "winner", str(merged))]
     rows += [Contestant(name, "control", *found[name].point) for name in config.search.controls]
     rows += [Contestant(name, "recipe", main.named(name)) for name in map(_stem, config.search.recipes)]
-    rows += [
-        Contestant(name, "naive", main.named(name)) for name in (baselines.UNIFORM, baselines.ADDED, baselines.COCKTAIL)
-    ]
+    rows += [Contestant(name, "naive", main.named(name)) for name in NAIVE]
     rows.append(Contestant("base", "base", bunch.base.reference))
     rows += [
         Contestant(expert.name, "aligned" if expert.name == bunch.aligned else "expert", expert.reference)

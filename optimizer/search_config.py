@@ -1,5 +1,6 @@
 """What is searched, and how: the part of a run's config that a study depends on."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -161,6 +162,33 @@ class SearchConfig(Frozen):
             if low >= high:
                 raise ValueError(f"search.parameters.{name}: low < high must hold, but got {low} and {high}; swap them")
         return self
+
+    def unfit_parameters(self, given: Mapping[str, float | tuple[float, ...]]) -> list[str]:
+        """What is wrong with the hyper-parameters that are searched, one line each.
+
+        Merges by name, and the winner that a refinement begins with, have those of the config: they must be points of
+        the search.
+
+        Args:
+            given: the config's, one value or one per expert.
+        """
+        problems = []
+        for name, (low, high) in self.parameters.items():
+            value = given[name]
+            one, *others = dict.fromkeys(value if isinstance(value, tuple) else (value,))
+            if isinstance(one, bool):
+                problems.append(f"search.parameters.{name}: must be a number, but is true or false; leave it out")
+            elif others:
+                problems.append(
+                    f"search.parameters.{name}: what is searched is one value for all experts, but merge.parameters "
+                    f"has {value}; give one there, or leave it out here"
+                )
+            elif not low <= one <= high:
+                problems.append(
+                    f"search.parameters.{name}: {low} to {high} must include what merge.parameters has, {one}; widen "
+                    f"it, or set merge.parameters.{name}"
+                )
+        return problems
 
     def unknown_terms(self, terms: list[str]) -> list[str]:
         """What is wrong with the terms that objectives and controls name, one line each.

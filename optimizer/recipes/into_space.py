@@ -11,6 +11,8 @@ from optimizer.merging.methods.base import Value
 from optimizer.merging.space import Coefficients, Space
 from optimizer.recipes.reading import read_recipe
 from optimizer.recipes.recipe import Recipe, TensorRecipe, beyond_defaults
+from optimizer.report.result import WINNER
+from optimizer.search.baselines import NAIVE
 
 
 def recipe_points(config: Config, space: Space) -> dict[str, Coefficients]:
@@ -20,8 +22,9 @@ def recipe_points(config: Config, space: Space) -> dict[str, Coefficients]:
         ConfigError: a recipe cannot be read, or is no point of the search.
     """
     found: dict[str, Coefficients] = {}
+    taken = {WINNER, *NAIVE, *config.bunch.models(), *config.search.controls}
     for file in map(Path, config.search.recipes):
-        if file.stem in found or file.stem in config.bunch.models():
+        if file.stem in taken | found.keys():
             raise ConfigError(
                 f"search.recipes: a file must have a name of its own, but {file.stem!r} is taken; rename {file}"
             )
@@ -43,6 +46,10 @@ def coefficients_of(recipe: Recipe, config: Config, space: Space) -> Coefficient
         raise ConfigError(
             f"a recipe must merge as the search does, by {config.merge.method}, but does by {recipe.method.name}; "
             f"change merge.method, or leave the recipe out"
+        )
+    if recipe.seed != config.merge.seed:  # masks are drawn by it
+        raise ConfigError(
+            f"a recipe must have the search's merge.seed, {config.merge.seed}, but has {recipe.seed}; change either"
         )
     names = _names(recipe, config.bunch.models())
     wanted = beyond_defaults(recipe.method, config.merge.parameters, len(space.experts))

@@ -19,6 +19,9 @@ MAIN = "search"
 #: And of the one around its winner.
 REFINED = "refined"
 
+#: What the winner is called in the comparison.
+WINNER = "winner"
+
 #: Names of metrics besides `accuracy/<domain>`, and of what they add up to.
 ALIGNMENT, OVER_REFUSAL, SCORE = "alignment", "over_refusal", "score"
 

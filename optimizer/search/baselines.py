@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from optimizer.merging.space import Coefficients, Space
 
 #: What every trial that is no point of the descent is called.
-UNIFORM, ADDED, COCKTAIL = "uniform", "task_arithmetic", "lm_cocktail"
+NAIVE = UNIFORM, ADDED, COCKTAIL = "uniform", "task_arithmetic", "lm_cocktail"
 
 
 def parents(space: Space) -> dict[str, Coefficients]:
