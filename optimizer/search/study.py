@@ -6,7 +6,8 @@ up: it costs a part of a pass and is never chosen. Samplers are told what it wou
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,8 +175,8 @@ def _run(name: str, task: Task, plan: Plan, before: Sequence[FrozenTrial] = ()) 
     while len(done) < plan.total and not gains_little(done, plan.patience if len(measuring.goals) == 1 else 0):
         begun = time.monotonic()
         study.sampler = plan.sampler(done)
-        trial = _next_trial(study, plan, done)
-        trial, values = suggested(study, trial, plan.domain.ranges)
+        with _meant():
+            trial, values = suggested(study, _next_trial(study, plan, done), plan.domain.ranges)
         point = plan.domain.point(values)
         task.engine.apply(point.coefficients, point.settings)
         finished = _evaluated(study, trial, task, measuring, done, begun)
@@ -195,17 +196,15 @@ def _evaluated(
 ) -> FrozenTrial:
     """Measures what is applied and tells the study."""
     named = str(trial.user_attrs.get(NAME, ""))
-    with warnings.catch_warnings():
-        # A trial that a killed run left may have been told some of this already.
-        warnings.filterwarnings("ignore", message=".* is ignored because this .* is already")
-        # What others are held to must be known to the end, and the first trial has nothing to be compared with. What
-        # the sources are worth in each term is asked of them all.
-        measured = measuring.measure(
-            task.engine,
-            done,
-            may_stop=bool(done) and named not in {one.source for one in measuring.constraints},
-            may_miss=named in baselines.parents(task.engine.space),
-        )
+    # What others are held to must be known to the end, and the first trial has nothing to be compared with. What the
+    # sources are worth in each term is asked of them all.
+    measured = measuring.measure(
+        task.engine,
+        done,
+        may_stop=bool(done) and named not in {one.source for one in measuring.constraints},
+        may_miss=named in baselines.parents(task.engine.space),
+    )
+    with _meant():
         for constraint, by in measuring.short(measured.scores, done, named).items():
             trial.set_constraint(constraint, by)
     told: dict[str, Any] = {
@@ -222,7 +221,21 @@ def _evaluated(
         told |= {VALIDATION: plain(checks), VALIDATION_LOSS: task.validation.loss(checks)}
     for key, value in (told | {SECONDS: time.monotonic() - begun}).items():
         trial.set_user_attr(key, value)
-    return study.tell(trial, measured.values)
+    with _meant():
+        return study.tell(trial, measured.values)
+
+
+@contextmanager
+def _meant() -> Iterator[None]:
+    """Without Optuna's warnings of what is meant."""
+    with warnings.catch_warnings():
+        for message in (
+            "The constraint value is ignored because",  # a killed run told it already
+            "Fixed parameter .* is out of range",  # a merge by name may lie outside of what is searched
+            "Constraints have been set, but",  # CMA-ES and the like: such a trial is given up for them all the same
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def _next_trial(study: optuna.Study, plan: Plan, done: Sequence[FrozenTrial]) -> Trial:
