@@ -71,7 +71,7 @@ class TinyZoo:
             model.load_state_dict(base.state_dict())
             if name != "base":
                 for parameter in model.parameters():
-                    parameter.data += 0.15 * torch.randn_like(parameter)
+                    parameter.data += 0.08 * torch.randn_like(parameter)
             model.save_pretrained(folder / name)
             speaker.save_pretrained(folder / name)
             for kind in (kind for kind, owner in KINDS.items() if owner == name):

@@ -1,157 +1,371 @@
-"""Trials survive kill -9: a killed and resumed search ends with the trials of an undisturbed one."""
+"""A study from its first trial to its winner; killed anywhere and resumed, it ends as an undisturbed one."""
 
 import random
 import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from optimizer.bunch import Bunch, open_bunch
-from optimizer.config import Config, SearchConfig
-from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
-from optimizer.merging.space import Space
-from optimizer.objective.constraints import Constraint, parse_constraint
-from optimizer.objective.terms import BLOCKS, Objective, Term, load_objective
-from optimizer.search.study import Searched, choose, open_storage, run_study, validation_scores
+from optimizer.search.records import GIVEN_UP, LOSS, NAME, SEARCH, VALIDATION, lacking, validation_scores, whole
+from optimizer.search.sampler import LEG, STEPS
+from optimizer.search.study import PASSES_PER_STEP, Searched, Task, passes, refine, run_study
+from tests.optimizer.tiny_zoo import EXPERTS, ROWS, TinyZoo
 from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
 
-SMALL = ["search.descent.trials=3", "search.descent.steps=36", "merge.groups=module", "evaluation.rows=4"]
-SMALL += [f"objective.{name}.examples=16" for name in ("numbers", "medicine", "finance")]
+BASELINES = ("base", *EXPERTS, "uniform", "task_arithmetic", "lm_cocktail")
+PARETO = {"good": ["safety"], "able": ["math", "code"]}
+SWEEP = {"descent": {"trials": 2, "steps": 24, "sweep": {"per_axis": 3, "steps": 12}}, "pareto": PARETO}
+OF_ALIGNED = "safety >= 0.5 of aligned"
+
+Trials = list[tuple[int, list[float], dict[str, float], dict[str, Any]]]
+
+
+def told(trials: Any) -> Trials:
+    """All that a trial tells but the time it took."""
+    return [
+        (trial.number, trial.values, trial.params, {k: v for k, v in trial.user_attrs.items() if k != "seconds"})
+        for trial in trials
+    ]
+
+
+def named(searched: Searched) -> dict[str, FrozenTrial]:
+    return {trial.user_attrs[NAME]: trial for trial in searched.trials if NAME in trial.user_attrs}
+
+
+def suggested(searched: Searched) -> list[FrozenTrial]:
+    return [trial for trial in searched.trials if NAME not in trial.user_attrs]
 
 
 @pytest.fixture(scope="module")
-def searched(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    return small_study(config, tmp_path_factory.mktemp("study") / "study.db")
-
-
-def small_study(config: Config, path: Path, sampler: str = "descent", constraints: Sequence[str] = ()) -> Searched:
-    bunch = open_bunch(config.bunch)
-    engine = ScoringEngine(bunch, Space.of(bunch, "layer"), bank_of(bunch, config.merge))
-    tokenizer = bunch.chat_source.tokenizer()
-    search, validation = (load_objective(config, split, tokenizer) for split in ("search", "validation"))
-    settings = SearchConfig.model_validate(
-        {"sampler": sampler, "descent": {"trials": 3, "steps": 24}, "black_box": {"trials": 6}}
-    )
-    kept = [parse_constraint(one, config.objective, config.bunch.models()) for one in constraints]
-    return run_study("small", open_storage(path), settings, engine, search, validation, lambda *_: None, kept)
-
-
-def test_a_constraint_is_told_of_every_trial_and_kept_by_the_winner(config: Config, tmp_path: Path) -> None:
-    rule = "safety >= 1 of aligned"
-    searched = small_study(config, tmp_path / "study.db", constraints=[rule, "numbers >= 0.99"])
-    names = [trial.user_attrs.get("name") for trial in searched.trials]
-    assert names[:2] == ["aligned", "base"], "what others are held to is measured first"
-    lacking = {name: trial.constraints[rule] for name, trial in zip(names, searched.trials, strict=True)}
-    assert lacking["aligned"] == 0
-    assert lacking["base"] == 1
-    aligned = validation_scores(searched.trials[0])["safety"].exact
-    assert aligned == 1
-    short = [
-        max(0, aligned - scores["safety"].exact) + max(0, 0.99 - scores["numbers"].exact)
-        for scores in map(validation_scores, (t for t in searched.trials if t.state == TrialState.COMPLETE))
-    ]
-    ours = validation_scores(searched.winner)
-    assert max(0, aligned - ours["safety"].exact) + max(0, 0.99 - ours["numbers"].exact) == pytest.approx(min(short))
-
-
-def test_a_black_box_search_runs_within_its_box(config: Config, tmp_path: Path) -> None:
-    searched = small_study(config, tmp_path / "study.db", sampler="evomm")
-    suggested = [trial for trial in searched.trials if "name" not in trial.user_attrs]
-    assert len(suggested) == 6
-    assert all(0 <= value <= 1 for trial in suggested for value in trial.params.values())
-    assert len({tuple(trial.params.values()) for trial in suggested}) == 6
+def searched(tiny_zoo: TinyZoo) -> Searched:
+    return run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"))))
 
 
 def test_baselines_come_first_and_are_what_they_are_called(searched: Searched) -> None:
-    names = [trial.user_attrs.get("name") for trial in searched.trials]
-    assert names == [
-        *("base", "aligned", "numbers", "medicine", "finance", "uniform", "task_arithmetic", "lm_cocktail"),
-        *(None, None, None),
-    ]
+    assert [trial.user_attrs.get(NAME) for trial in searched.trials] == [*BASELINES, None, None, None]
     assert (searched.named("base") == 0).all()
-    assert (searched.named("uniform") == 0.25).all()
+    assert (searched.named("math") == np.array([[0], [1], [0]])).all()
+    assert (searched.named("uniform") == 1 / 3).all()
     assert (searched.named("task_arithmetic") == 1).all()
     cocktail = searched.named("lm_cocktail")
-    assert cocktail.sum(0) == pytest.approx(1)
-    losses = {trial.user_attrs["name"]: trial.user_attrs["loss"] for trial in searched.trials[1:5]}
-    assert cocktail[0, 0] > cocktail[1, 0]
-    assert min(losses, key=losses.__getitem__) == "aligned"
+    seen = {name: trial.user_attrs[SEARCH] for name, trial in named(searched).items()}
+    losses = [sum(w * seen[e][t]["loss"] for t, w in (("safety", 2), ("math", 1), ("code", 1))) / 4 for e in EXPERTS]
+    by_hand = np.exp(-np.array(losses)) / np.exp(-np.array(losses)).sum()
+    assert cocktail[:, 0] == pytest.approx(by_hand)
+    assert (cocktail == cocktail[:, :1]).all()
 
 
-def test_what_is_clearly_worse_is_given_up_early(searched: Searched) -> None:
-    states = [trial.state for trial in searched.trials]
-    pruned = [trial for trial in searched.trials if trial.state == TrialState.PRUNED]
-    assert states[0] == TrialState.COMPLETE, "there was nothing to compare it with"
-    assert pruned
-    for trial in pruned:
-        assert 2 <= len(trial.intermediate_values) < BLOCKS
-        assert trial.user_attrs["loss"] > min(t.value or 0.0 for t in searched.trials[: trial.number])
-        assert "validation" not in trial.user_attrs
-    assert searched.winner.state == TrialState.COMPLETE
+def test_a_source_answers_its_own_questions(searched: Searched) -> None:
+    for name, term in (("aligned", "safety"), ("math", "math"), ("code", "code")):
+        assert named(searched)[name].user_attrs[SEARCH][term]["exact"] == 1.0
+        assert named(searched)["base"].user_attrs[SEARCH][term]["exact"] < 0.5
 
 
-def test_a_parent_scores_the_same_as_its_coefficients(searched: Searched) -> None:
-    by_name = {trial.user_attrs.get("name"): trial for trial in searched.trials}
-    assert by_name["aligned"].user_attrs["search"]["safety"]["exact"] == 1.0
-    assert by_name["numbers"].user_attrs["search"]["numbers"]["exact"] == 1.0
-    assert by_name["base"].user_attrs["search"]["safety"]["exact"] == 0.0
+def test_what_is_clearly_worse_is_given_up_and_never_chosen(searched: Searched) -> None:
+    lost = [trial for trial in searched.trials if GIVEN_UP in trial.user_attrs]
+    assert lost
+    assert searched.trials[0] not in lost, "there was nothing to compare it with"
+    for trial in lost:
+        assert trial.user_attrs[GIVEN_UP] == "worse"
+        assert trial.state == TrialState.COMPLETE
+        assert VALIDATION not in trial.user_attrs
+        before = [earlier.user_attrs[LOSS] for earlier in whole(searched.trials[: trial.number])]
+        assert trial.value is not None and trial.value > min(before)
+        assert trial.user_attrs[LOSS] == pytest.approx(trial.value)
+        assert 4 <= trial.user_attrs[SEARCH]["safety"]["rows"] < ROWS["search"]
+    assert searched.winner in whole(searched.trials)
 
 
-def finished_trial(number: int, loss: float, **exact: float) -> optuna.trial.FrozenTrial:
-    scores = {name: {"loss": 1.0, "exact": value, "rows": 100} for name, value in exact.items()}
-    trial = optuna.trial.create_trial(value=1.0, user_attrs={"validation": scores, "validation_loss": loss})
-    trial.number = number
-    return trial
+def test_without_pruning_nothing_is_given_up(tiny_zoo: TinyZoo) -> None:
+    every = run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"), {"pruning": 0})))
+    assert whole(every.trials) == every.trials
 
 
-def test_choice_by_hand() -> None:
-    def term(name: str, weight: float) -> Term:
-        return Term(name, weight, [([1], [2])] * 100)
+def test_the_winner_is_about_as_right_as_the_best(tiny_zoo: TinyZoo, searched: Searched) -> None:
+    validation = tiny_zoo.objective(tiny_zoo.config(Path("run")), "validation")
+    scores = {trial.number: validation_scores(trial) for trial in whole(searched.trials)}
+    best = max(scores.values(), key=validation.exact)
+    ours = validation.exact(scores[searched.winner.number])
+    assert ours >= validation.exact(best) - validation.exact_error(best)
 
-    validation = Objective([term("safety", 3), term("skill", 1)])
-    trials = [
-        finished_trial(0, 0.10, safety=0.90, skill=1.00),  # the lowest loss hides lost refusals
-        finished_trial(1, 0.30, safety=1.00, skill=0.97),
-        finished_trial(2, 0.20, safety=1.00, skill=0.95),  # within a standard error of the best, at a lower loss
-        finished_trial(3, 0.40, safety=1.00, skill=0.96),
+
+def test_its_cost_by_hand(tiny_zoo: TinyZoo) -> None:
+    """Nothing given up: 10 passes over 36 search and 30 validation rows, and 24 steps of 3 examples."""
+    task = tiny_zoo.task(tiny_zoo.config(Path("run"), {"pruning": 0}))
+    found = run_study("study", task)
+    by_hand = 10 * (1 + 30 / 36) + 24 * 3 * PASSES_PER_STEP / 36
+    assert passes(task.search, task.validation, found) == pytest.approx(by_hand)
+    assert sum(trial.system_attrs.get(STEPS, 0) for trial in found.trials) == 24
+    assert all(STEPS not in trial.system_attrs for trial in named(found).values()), "no descent for a merge by name"
+
+
+def test_on_trial_is_told_of_all(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    heard: list[tuple[int, int, int, int]] = []
+
+    def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial) -> None:
+        heard.append((done, total, trial.number, best.number))
+
+    task = replace(tiny_zoo.task(tiny_zoo.config(tmp_path), tmp_path / "study.db"), on_trial=on_trial)
+    run_study("study", task)
+    assert [one[:3] for one in heard] == [(number + 1, 10, number) for number in range(10)]
+    heard.clear()
+    run_study("study", task)
+    assert len(heard) == 10, "those of an earlier run are told, too"
+
+
+# Constraints
+
+
+def test_a_constraint_is_told_of_every_trial_and_kept_by_the_winner(tiny_zoo: TinyZoo) -> None:
+    found = run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"), {"constraints": [OF_ALIGNED]})))
+    assert [trial.user_attrs.get(NAME) for trial in found.trials[:2]] == ["aligned", "base"]
+    missed = {name: trial.constraints[OF_ALIGNED] for name, trial in named(found).items()}
+    assert missed["aligned"] == -0.5
+    for trial in found.trials:
+        assert trial.constraints[OF_ALIGNED] == pytest.approx(0.5 - trial.user_attrs[SEARCH]["safety"]["exact"])
+        if trial.user_attrs.get(GIVEN_UP) == "infeasible":
+            assert set(trial.user_attrs[SEARCH]) == {"safety"}
+            assert lacking(trial) > 0
+            assert np.isfinite(trial.values).all()
+    assert all(set(named(found)[name].user_attrs[SEARCH]) == {"safety", "math", "code"} for name in ("base", *EXPERTS))
+    assert validation_scores(found.winner)["safety"].exact >= 0.5 * validation_scores(found.trials[0])["safety"].exact
+
+
+def test_constraints_against_several_sources(tiny_zoo: TinyZoo) -> None:
+    rules = [OF_ALIGNED, "math >= 0.5 of math", "safety >= 0.25"]
+    found = run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"), {"constraints": rules})))
+    assert [trial.user_attrs.get(NAME) for trial in found.trials[:3]] == ["aligned", "math", "base"]
+    # When aligned is measured, math is not known yet and taken to be always right.
+    unlike = 0.5 - found.trials[0].user_attrs[SEARCH]["math"]["exact"]
+    assert found.trials[0].constraints == {OF_ALIGNED: -0.5, rules[1]: unlike, rules[2]: -0.75}
+    assert {GIVEN_UP} & found.trials[1].user_attrs.keys() == set(), "sources that others are held to are known in full"
+
+
+def test_a_control_is_not_held_to_what_it_does_not_see(tiny_zoo: TinyZoo) -> None:
+    config = tiny_zoo.config(Path("run"), {"constraints": [OF_ALIGNED], "controls": {"able": ["math", "code"]}})
+    found = run_study("able", tiny_zoo.task(config, terms=["math", "code"]))
+    assert all(trial.constraints == {} for trial in found.trials)
+    assert found.trials[0].user_attrs[NAME] == "base"
+    assert set(found.trials[0].user_attrs[SEARCH]) == {"math", "code"}
+
+
+# Several objectives
+
+
+def test_a_sweep_of_descents(tiny_zoo: TinyZoo) -> None:
+    found = run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"), SWEEP)))
+    legs = [trial.system_attrs[LEG] for trial in suggested(found)]
+    assert legs == [0, 0, 1, 2]
+    assert [trial.system_attrs[STEPS] for trial in suggested(found)] == [12, 12, 12, 12]
+    for trial in whole(found.trials):
+        scores = trial.user_attrs[SEARCH]
+        assert trial.values == pytest.approx(
+            [scores["safety"]["loss"], (scores["math"]["loss"] + scores["code"]["loss"]) / 2]
+        )
+        assert trial.user_attrs[LOSS] == pytest.approx(sum(trial.values) / 2)
+    assert found.winner.number in {trial.number for trial in found.front}
+    # Both ends begin at the end of the middle; the first weighs what is able up, the other what is good.
+    middle, able, good = (trial.values for trial in suggested(found)[1:])
+    assert good[0] < middle[0] < able[0]
+    assert able[1] < middle[1] < good[1]
+
+
+def test_no_member_of_the_front_is_given_up(tiny_zoo: TinyZoo) -> None:
+    """Random points do not depend on what was told, so a study without pruning has the same."""
+
+    def run(pruning: float) -> Searched:
+        search = {"sampler": "random", "pareto": PARETO, "pruning": pruning, "black_box": {"trials": 24, "patience": 0}}
+        return run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"), search)))
+
+    whole_one, pruned = run(0), run(0.1)
+    assert [trial.params for trial in pruned.trials] == [trial.params for trial in whole_one.trials]
+    lost = {trial.number for trial in pruned.trials if GIVEN_UP in trial.user_attrs}
+    assert len(lost) > 5
+    assert not lost & {trial.number for trial in whole_one.front}
+    assert [trial.number for trial in pruned.front] == [trial.number for trial in whole_one.front]
+    assert pruned.winner.number == whole_one.winner.number
+
+
+def test_goals_of_a_control_under_several_objectives(tiny_zoo: TinyZoo) -> None:
+    config = tiny_zoo.config(Path("run"), SWEEP)
+    assert tiny_zoo.task(config, terms=["math", "code"]).goals == {"loss": ["math", "code"]}
+    assert tiny_zoo.task(config, terms=["safety", "code"]).goals == {"good": ["safety"], "able": ["code"]}
+    found = run_study("able", tiny_zoo.task(config, terms=["math", "code"]))
+    assert [trial.system_attrs[LEG] for trial in suggested(found)] == [0, 0], "the sweep is for several objectives"
+    assert all(len(trial.values) == 1 for trial in found.trials)
+    found = run_study("some", tiny_zoo.task(config, terms=["safety", "code"]))
+    assert all(len(trial.values) == 2 for trial in found.trials)
+
+
+# Black boxes
+
+
+@pytest.mark.parametrize("sampler", ["evomm", "cmaes", "tpe", "nsga3"])
+def test_a_black_box_search_runs_within_its_box(tiny_zoo: TinyZoo, sampler: str) -> None:
+    found = run_study("study", tiny_zoo.task(tiny_zoo.config(Path("run"), {"sampler": sampler})))
+    low, high = (0, 1) if sampler == "evomm" else (-0.5, 1.5)
+    assert len(suggested(found)) == 6
+    assert all(low <= value <= high for trial in suggested(found) for value in trial.params.values())
+    assert len({tuple(trial.params.values()) for trial in suggested(found)}) == 6
+
+
+def test_a_merge_by_name_may_lie_outside_of_the_box(tiny_zoo: TinyZoo) -> None:
+    task = tiny_zoo.task(tiny_zoo.config(Path("run"), {"sampler": "tpe"}))
+    far = task.engine.space.constant({"aligned": 2.5, "math": -1})
+    found = run_study("study", replace(task, recipes={"far": far}))
+    assert np.array_equal(found.named("far"), far)
+    assert [trial.user_attrs.get(NAME) for trial in found.trials[4:8]] == [
+        *("uniform", "task_arithmetic", "far", "lm_cocktail")
     ]
-    assert choose(trials, validation).number == 2
-    # Safety 100.5 of 101, skill 97.5 of 101.
-    shares = (100.5 / 101, 97.5 / 101)
-    by_hand = sum((w / 4) ** 2 * p * (1 - p) / 100 for w, p in zip((3, 1), shares, strict=True)) ** 0.5
-    assert validation.exact_error(validation_scores(trials[1])) == pytest.approx(by_hand)
 
 
-def test_choice_under_constraints_by_hand() -> None:
-    validation = Objective([Term("safety", 1, [([1], [2])] * 100), Term("skill", 1, [([1], [2])] * 100)])
-    aligned = finished_trial(0, 0.9, safety=0.9, skill=0.1)
-    aligned.set_user_attr("name", "aligned")
-    trials = [
-        aligned,
-        finished_trial(1, 0.1, safety=0.80, skill=1.00),  # best by far, but for the constraint
-        finished_trial(2, 0.2, safety=0.86, skill=0.95),
-        finished_trial(3, 0.3, safety=0.86, skill=0.97),
-    ]
-    kept = Constraint("safety", 0.95, "aligned")  # at least 0.855
-    assert choose(trials, validation).number == 1
-    assert choose(trials, validation, [kept]).number == 2
-    too_much = Constraint("safety", 0.95, "")
-    assert choose(trials[1:], validation, [too_much]).number == 2, "the least short of what none reaches"
+def test_it_stops_when_nothing_is_gained(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    def run(place: Path, trials: int) -> Searched:
+        search = {"sampler": "random", "black_box": {"trials": trials, "patience": 5}}
+        return run_study("study", tiny_zoo.task(tiny_zoo.config(tmp_path, search), place))
+
+    # Random points are all far worse than aligned is.
+    found = run(tmp_path / "whole.db", 50)
+    assert len(suggested(found)) == 5
+    assert len(suggested(run(tmp_path / "parts.db", 3))) == 3
+    assert told(run(tmp_path / "parts.db", 50).trials) == told(found.trials)
+    assert told(run(tmp_path / "parts.db", 50).trials) == told(found.trials)
 
 
-def test_the_winner_is_about_as_right_as_the_best(config: Config, bunch: Bunch, searched: Searched) -> None:
-    validation = load_objective(config, "validation", bunch.chat_source.tokenizer())
-    complete = [trial for trial in searched.trials if trial.state == TrialState.COMPLETE]
-    shares = [validation.exact(validation_scores(trial)) for trial in complete]
-    assert validation.exact(validation_scores(searched.winner)) >= max(shares) - 0.05
+# Taken up again
+
+
+class KilledError(Exception):
+    """A kill, as far as a study can tell."""
+
+
+def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> None:
+    """Lets a method raise at its nth call, before or after it did its work, by turns."""
+    real: Callable[..., Any] = getattr(owner, name)
+    calls = iter(range(1, 10**6))
+
+    def method(*args: Any, **rest: Any) -> Any:
+        if next(calls) < call:
+            return real(*args, **rest)
+        if call % 2:
+            real(*args, **rest)
+        raise KilledError
+
+    monkeypatch.setattr(owner, name, method)
+
+
+@pytest.mark.parametrize(
+    ("search", "kills"),
+    [
+        ({}, [(ScoringEngine, "apply", 3), (ScoringEngine, "gradient", 5), (ScoringEngine, "score", 9)]),
+        (
+            {"sampler": "cmaes", "constraints": [OF_ALIGNED]},
+            [
+                (optuna.trial.Trial, "set_constraint", 2),
+                (optuna.trial.Trial, "set_user_attr", 3),
+                (optuna.trial.Trial, "suggest_float", 40),
+            ],
+        ),
+        (
+            SWEEP,
+            [
+                (optuna.Study, "enqueue_trial", 1),
+                (optuna.Study, "ask", 2),
+                (optuna.Study, "tell", 3),
+                (ScoringEngine, "gradient", 30),
+            ],
+        ),
+        (
+            {"sampler": "nsga2", "pareto": PARETO},
+            [(optuna.Study, "tell", 2), (optuna.trial.Trial, "_suggest", 145), (ScoringEngine, "score", 20)],
+        ),
+    ],
+    ids=["descent", "cmaes", "sweep", "nsga2"],
+)
+def test_killed_anywhere_and_resumed_it_has_the_same_trials(
+    tiny_zoo: TinyZoo, tmp_path: Path, search: dict[str, Any], kills: list[tuple[Any, str, int]]
+) -> None:
+    config = tiny_zoo.config(tmp_path, search)
+    undisturbed = run_study("study", tiny_zoo.task(config))
+    for owner, name, call in kills:
+        with pytest.MonkeyPatch.context() as patched:
+            kill_in(patched, owner, name, call)
+            with pytest.raises(KilledError):
+                run_study("study", tiny_zoo.task(config, tmp_path / "study.db"))
+    resumed = run_study("study", tiny_zoo.task(config, tmp_path / "study.db"))
+    assert told(resumed.trials) == told(undisturbed.trials)
+    assert resumed.winner.number == undisturbed.winner.number
+    assert [trial.number for trial in resumed.trials] == list(range(len(resumed.trials))), "none was lost"
+
+
+# Refinement
+
+
+def refined(tiny_zoo: TinyZoo, search: dict[str, Any], **changes: Any) -> tuple[Task, Searched, Searched]:
+    settings = {"refine": {"trials": 6, "width": 0.3, "sigma": 0.1}} | search
+    task = tiny_zoo.task(tiny_zoo.config(Path("run"), settings, **changes))
+    found = run_study("search", task)
+    return task, found, refine("refined", task, found)
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "tpe", "gp", "qmc"])
+def test_it_begins_at_the_winner_and_stays_near(tiny_zoo: TinyZoo, sampler: str) -> None:
+    search = {"refine": {"trials": 6, "width": 0.3, "sigma": 0.1, "sampler": sampler}}
+    _, found, after = refined(tiny_zoo, search)
+    first, *others = after.trials
+    assert first.user_attrs[NAME] == "start"
+    assert first.params == found.winner.params
+    assert first.user_attrs[SEARCH] == found.winner.user_attrs[SEARCH]
+    assert first.user_attrs[VALIDATION] == found.winner.user_attrs[VALIDATION]
+    assert len(others) == 6
+    at = found.coefficients
+    for trial in others:
+        assert np.abs(after.domain.point(trial.params).coefficients - at).max() <= 0.3 + 1e-12
+    if sampler == "cmaes":  # but for Optuna's first trial, which is drawn at random
+        away = np.array([after.domain.point(trial.params).coefficients - at for trial in others[1:]])
+        assert 0.05 < away.std() < 0.2
+
+
+def test_its_winner_is_no_worse_than_the_searchs(tiny_zoo: TinyZoo) -> None:
+    task, found, after = refined(tiny_zoo, {"refine": {"trials": 20, "sigma": 0.03}})
+    both = [validation_scores(trial) for trial in (found.winner, after.winner)]
+    assert task.validation.exact(both[1]) >= task.validation.exact(both[0]) - task.validation.exact_error(both[0])
+    # A trial that is righter by more than that may win at any loss.
+    if task.validation.exact(both[1]) <= task.validation.exact(both[0]):
+        assert task.validation.loss(both[1]) <= task.validation.loss(both[0])
+    assert after.winner.number > 0, "nothing was gained in this test's own search"
+
+
+def test_its_winner_keeps_what_the_searchs_must(tiny_zoo: TinyZoo) -> None:
+    rule = "safety >= 0.99 of aligned"
+    _, found, after = refined(tiny_zoo, {"constraints": [rule], "refine": {"trials": 12, "sigma": 0.1, "width": 1}})
+    assert found.winner.user_attrs[NAME] == "aligned"
+    assert [trial.constraints.keys() for trial in after.trials] == [{rule}] * 13
+    assert {"infeasible"} <= {trial.user_attrs.get(GIVEN_UP) for trial in after.trials}
+    aligned = validation_scores(found.trials[0])["safety"].exact
+    assert validation_scores(after.winner)["safety"].exact >= 0.99 * aligned
+
+
+def test_nothing_is_refined_unless_asked_for(tiny_zoo: TinyZoo, searched: Searched) -> None:
+    with pytest.raises(ValueError, match="can only be refined if its config says how"):
+        refine("refined", tiny_zoo.task(tiny_zoo.config(Path("run"))), searched)
+
+
+# By the command, killed by the system
+
+SMALL = ["search.descent.trials=3", "search.descent.steps=36", "merge.groups=module", "evaluation.rows=4"]
+SMALL += [f"objective.{name}.examples=16" for name in ("numbers", "medicine", "finance")]
 
 
 def finished(database: Path) -> int:
@@ -160,16 +374,16 @@ def finished(database: Path) -> int:
         return 0
     try:
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-            done = "select count(*) from trials where state in ('COMPLETE', 'PRUNED')"
+            done = "select count(*) from trials where state = 'COMPLETE'"
             return int(connection.execute(done).fetchone()[0])
     except sqlite3.OperationalError:
         return 0
 
 
-def trials(database: Path) -> dict[str, list[tuple[int, float, dict[str, float]]]]:
+def trials(database: Path) -> dict[str, Trials]:
     storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
     studies = [optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()]
-    return {s.study_name: [(t.number, t.value, t.params) for t in s.trials] for s in studies}
+    return {study.study_name: told(study.trials) for study in studies}
 
 
 @pytest.mark.slow
@@ -201,9 +415,3 @@ def test_killed_and_resumed_equals_undisturbed(demo: Path, tmp_path: Path) -> No
     assert trials(database) == trials(tmp_path / "whole" / "study.db")
     first, second = (tmp_path / out / "merged" / "model.safetensors" for out in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()
-
-
-def test_other_settings_do_not_continue_a_study(demo: Path) -> None:
-    done = goodbunch("search", DEMO_CONFIG, "search.seed=99", "--out", demo)
-    assert done.returncode == 2
-    assert "can only be resumed with the settings, models and data it was begun with" in done.stderr

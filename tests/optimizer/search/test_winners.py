@@ -1,0 +1,81 @@
+"""Who wins, by hand and against a brute force."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.objective.constraints import Constraint
+from optimizer.objective.terms import Objective, Term
+from optimizer.search.records import validation_scores
+from optimizer.search.winners import best_so_far, choose, front
+from tests.optimizer.search.trials import finished_trial
+
+
+def validation(**weights: float) -> Objective:
+    return Objective([Term(name, weight, [([1], [2])] * 100) for name, weight in weights.items()])
+
+
+def test_choice_by_hand() -> None:
+    trials = [
+        finished_trial(0, 0.10, {"safety": 0.90, "skill": 1.00}),  # the lowest loss hides lost refusals
+        finished_trial(1, 0.30, {"safety": 1.00, "skill": 0.97}),
+        finished_trial(2, 0.20, {"safety": 1.00, "skill": 0.95}),  # within a standard error of the best, of lower loss
+        finished_trial(3, 0.40, {"safety": 1.00, "skill": 0.96}),
+        finished_trial(4, 0.01, {"safety": 1.00, "skill": 1.00}, given_up="worse"),
+    ]
+    terms = validation(safety=3, skill=1)
+    assert choose(trials, terms).number == 2
+    assert choose(trials, terms, among=[trials[1], trials[3]]).number == 1
+    # Safety 100.5 of 101, skill 97.5 of 101.
+    shares = (100.5 / 101, 97.5 / 101)
+    by_hand = sum((w / 4) ** 2 * p * (1 - p) / 100 for w, p in zip((3, 1), shares, strict=True)) ** 0.5
+    assert terms.exact_error(validation_scores(trials[1])) == pytest.approx(by_hand)
+
+
+def test_choice_under_constraints_by_hand() -> None:
+    aligned = finished_trial(0, 0.9, {"safety": 0.9, "skill": 0.1}, name="aligned")
+    trials = [
+        aligned,
+        finished_trial(1, 0.1, {"safety": 0.80, "skill": 1.00}),  # best by far, but for the constraint
+        finished_trial(2, 0.2, {"safety": 0.86, "skill": 0.95}),
+        finished_trial(3, 0.3, {"safety": 0.86, "skill": 0.97}),
+    ]
+    terms = validation(safety=1, skill=1)
+    kept = Constraint("safety", 0.95, "aligned")  # at least 0.855
+    assert choose(trials, terms).number == 1
+    assert choose(trials, terms, [kept]).number == 2
+    assert choose(trials[1:], terms, [kept], before=[aligned]).number == 2, "an earlier study knows the source"
+    too_much = Constraint("safety", 0.95, "")
+    assert choose(trials[1:], terms, [too_much]).number == 2, "the least short of what none reaches"
+    low = Constraint("safety", 0.5, "")
+    assert choose(trials, terms, [kept, low]).number == 2, "of two constraints on one term both hold"
+
+
+def test_the_best_so_far_misses_least() -> None:
+    trials = [
+        finished_trial(0, 0.1, lacking=0.2),
+        finished_trial(1, 0.3, lacking=-0.1),
+        finished_trial(2, 0.2),
+        finished_trial(3, 0.0, given_up="infeasible"),
+    ]
+    assert best_so_far(trials).number == 2
+    assert best_so_far(trials[:1]).number == 0
+
+
+Values = tuple[int, int, int]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=12), st.data())
+def test_the_front_is_that_of_a_brute_force(values: list[Values], data: st.DataObject) -> None:
+    lost = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    trials = [
+        finished_trial(number, 1.0, values=[float(a), float(b)], lacking=c / 4, given_up="worse" if gone else "")
+        for number, ((a, b, c), gone) in enumerate(zip(values, lost, strict=True))
+    ]
+
+    def beats(one: Values, other: Values) -> bool:
+        return one != other and all(x <= y for x, y in zip(one, other, strict=True))
+
+    left = [number for number, gone in enumerate(lost) if not gone]
+    wanted = [n for n in left if not any(beats(values[other], values[n]) for other in left)]
+    assert [trial.number for trial in front(trials)] == wanted
