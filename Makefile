@@ -25,6 +25,7 @@ checks: $(INSTALLED)
 # stopped; nothing else should run meanwhile.
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.merging
+	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.cleaning
 	$(BIN)/python -m benchmarks.datagen
 	$(BIN)/python -m benchmarks.steps
