@@ -97,7 +97,7 @@ def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, 
         if name == MAIN and config.search.refine:
             with Bar(f"{REFINED}: trial", 0) as bar:
                 found[REFINED] = refine(REFINED, replace(task, on_trial=_told(bar)), found[MAIN])
-            bank.tune({})
+    bank.tune({})
     return found
 
 

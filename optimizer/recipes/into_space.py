@@ -31,7 +31,9 @@ def recipe_points(config: Config, space: Space) -> dict[str, Coefficients]:
         try:
             found[file.stem] = coefficients_of(read_recipe(file), config, space)
         except ConfigError as error:
-            raise ConfigError(f"search.recipes: {file}: {error}") from error
+            # What cannot be read is told with its place already.
+            told = str(error).removeprefix(f"{file}: ")
+            raise ConfigError(f"search.recipes: {file}: {told}") from error
     return found
 
 

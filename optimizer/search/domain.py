@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from optimizer.merging.methods.base import Method, Value
+from optimizer.merging.methods.base import Method
 from optimizer.merging.space import Coefficients, Space
 from optimizer.search_config import Range
 
@@ -66,11 +66,8 @@ class Domain:
         return {name: FloatDistribution(*ends) for name, ends in self.ends.items()}
 
     def parameters(self, coefficients: Coefficients) -> dict[str, float]:
-        """A point as a trial's parameters; hyper-parameters are as given, moved into their range."""
-        settings = {
-            name: min(max(self.given.get(name, high), low), high) for name, (low, high) in self.settings.items()
-        }
-        return self.space.to_parameters(coefficients) | settings
+        """A point as a trial's parameters; hyper-parameters are as given."""
+        return self.space.to_parameters(coefficients) | {name: self.given[name] for name in self.settings}
 
     def point(self, parameters: Mapping[str, float]) -> Point:
         """The point of a trial."""
@@ -79,6 +76,10 @@ class Domain:
 
 def numbers_of(method: Method, parameters: Mapping[str, object]) -> dict[str, float]:
     """Hyper-parameters that are one number for all experts, those at their default among them."""
-    values: dict[str, Value] = {parameter.name: parameter.default for parameter in method.parameters}
-    known = values | dict(parameters)
-    return {name: float(value) for name, value in known.items() if isinstance(value, int | float)}
+    defaults: dict[str, object] = {parameter.name: parameter.default for parameter in method.parameters}
+    found = {}
+    for name, value in (defaults | dict(parameters)).items():
+        one, *others = dict.fromkeys(value if isinstance(value, list) else [value])
+        if not others:
+            found[name] = float(one)
+    return found
