@@ -57,13 +57,19 @@ def test_swapped_models_say_what_transformers_says(
     assert engine.starts == 1
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("seed", "groups"), [(0, "layer"), (1, "layer"), (2, "block")])
 def test_merges_say_what_their_exported_folder_says(
-    engine: VllmEngine, config: Config, bunch: Bunch, prompts: list[list[Message]], tmp_path: Path, seed: int
+    engine: VllmEngine,
+    config: Config,
+    bunch: Bunch,
+    prompts: list[list[Message]],
+    tmp_path: Path,
+    seed: int,
+    groups: str,
 ) -> None:
-    space = Space.of(bunch, "layer")
+    space = Space.of(bunch, groups)
     point = np.random.default_rng(seed).normal(0.4, 0.3, space.shape)
-    config = grouped(config, "layer")
+    config = grouped(config, groups)
     use_merge(engine, config, bunch, space, point)
     merged = engine.write(prompts, max_tokens=24)
     folder = write_merge(recipe_of(config, space, Point(point, {})), tmp_path / "merged")

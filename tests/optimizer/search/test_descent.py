@@ -37,6 +37,27 @@ def test_bound_holds() -> None:
     assert np.abs(reached.point).max() == 1.5
 
 
+def test_a_step_without_a_finite_gradient_tells_nothing() -> None:
+    """It counts as one of gradient 0: Adam's means fade, and go on from what they were."""
+    calls = iter(range(20))
+
+    def broken(point: np.ndarray, picks: object, multipliers: object) -> tuple[np.ndarray, list[bool]]:
+        told, right = slope(point, picks)
+        call = next(calls)
+        return (told * np.nan if call == 3 else told * np.inf if call == 4 else told), right
+
+    calm = iter(range(20))
+
+    def without(point: np.ndarray, picks: object, multipliers: object) -> tuple[np.ndarray, list[bool]]:
+        told, right = slope(point, picks)
+        return told * (next(calm) not in (3, 4)), right
+
+    start = DescentState.start((2, 3), 0.5, 2)
+    reached = descent().advance(start, 20, broken)
+    assert np.array_equal(reached.point, descent().advance(start, 20, without).point)
+    assert np.isfinite(reached.point).all()
+
+
 def test_each_term_visits_all_its_examples_each_round_in_a_new_order() -> None:
     picks = [descent(sizes=[5, 3]).picks(step) for step in range(15)]
     rounds = [[picks[step][0] for step in range(start, start + 5)] for start in (0, 5, 10)]

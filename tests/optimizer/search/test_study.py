@@ -1,5 +1,6 @@
 """A study from its first trial to its winner; killed anywhere and resumed, it ends as an undisturbed one."""
 
+import math
 import random
 import signal
 import sqlite3
@@ -13,10 +14,13 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
+from optimizer.objective.terms import Objective, Score
 from optimizer.search.records import GIVEN_UP, LOSS, NAME, SEARCH, VALIDATION, lacking, validation_scores, whole
 from optimizer.search.sampler import LEG, STEPS
 from optimizer.search.study import PASSES_PER_STEP, Searched, Task, passes, refine, run_study
@@ -158,6 +162,53 @@ def test_a_control_is_not_held_to_what_it_does_not_see(tiny_zoo: TinyZoo) -> Non
     assert all(trial.constraints == {} for trial in found.trials)
     assert found.trials[0].user_attrs[NAME] == "base"
     assert set(found.trials[0].user_attrs[SEARCH]) == {"math", "code"}
+
+
+# Losses that are no numbers
+
+
+def test_a_merge_that_overflows_is_given_up_and_not_tried_again(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
+    config = tiny_zoo.config(tmp_path, {"constraints": [OF_ALIGNED]})
+    task = tiny_zoo.task(config, tmp_path / "study.db")
+    task = replace(task, recipes={"far": task.engine.space.constant(dict.fromkeys(EXPERTS, 1e30))})
+    found = run_study("study", task)
+    assert len(found.trials) == 11
+    far = named(found)["far"]
+    assert far.user_attrs[GIVEN_UP] == "diverged"
+    assert np.isfinite(far.values).all()
+    assert far.value == max(trial.value or 0.0 for trial in found.trials[: far.number + 1]), "as bad as the worst"
+    assert found.winner is not far
+    assert np.isfinite([trial.value for trial in found.trials]).all()
+    again = run_study("study", replace(task, storage=tiny_zoo.task(config, tmp_path / "study.db").storage))
+    assert told(again.trials) == told(found.trials)
+
+
+def test_a_merge_that_overflows_on_the_validation_split_is_given_up(
+    tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tiny_zoo.task(tiny_zoo.config(Path("run"), {"pruning": 0}))
+    real = Objective.scores
+
+    def scores(objective: Objective, engine: ScoringEngine) -> dict[str, Score]:
+        found = real(objective, engine)
+        if engine.applied is not None and (engine.applied == 1).all():
+            found["math"] = replace(found["math"], loss=math.nan)
+        return found
+
+    monkeypatch.setattr(Objective, "scores", scores)
+    found = run_study("study", task)
+    assert {name for name, trial in named(found).items() if GIVEN_UP in trial.user_attrs} == {"task_arithmetic"}
+    assert named(found)["task_arithmetic"].user_attrs[GIVEN_UP] == "diverged"
+
+
+def test_a_bunch_whose_base_overflows_is_refused(tiny_zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tiny_zoo.task(tiny_zoo.config(Path("run")))
+    with torch.no_grad():
+        monkeypatch.setattr(task.engine, "apply", lambda *_: task.engine.model.lm_head.weight.fill_(torch.nan))
+        with pytest.raises(
+            BunchError, match=r"must have finite losses, but that of 'safety' is nan; check the sources"
+        ):
+            run_study("study", task)
 
 
 # Several objectives
