@@ -20,7 +20,7 @@ SEVERAL = tuple(name for name in SAMPLERS if name not in SINGLE_OBJECTIVE)
 
 def domain_of(config: SearchConfig) -> Domain:
     settings = settings_of(config)
-    return Domain.box(SPACE, (settings.low, settings.high), config.parameters, {})
+    return Domain.box(SPACE, (settings.low, settings.high), config.parameters, {"density": 0.25})
 
 
 def study_of(

@@ -170,7 +170,7 @@ def test_a_control_is_not_held_to_what_it_does_not_see(tiny_zoo: TinyZoo) -> Non
 def test_a_merge_that_overflows_is_given_up_and_not_tried_again(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
     config = tiny_zoo.config(tmp_path, {"constraints": [OF_ALIGNED]})
     task = tiny_zoo.task(config, tmp_path / "study.db")
-    task = replace(task, recipes={"far": task.engine.space.constant(dict.fromkeys(EXPERTS, 1e30))})
+    task = replace(task, recipes={"far": task.engine.space.constant(dict.fromkeys(EXPERTS, 1e40))})
     found = run_study("study", task)
     assert len(found.trials) == 11
     far = named(found)["far"]
@@ -205,9 +205,7 @@ def test_a_bunch_whose_base_overflows_is_refused(tiny_zoo: TinyZoo, monkeypatch:
     task = tiny_zoo.task(tiny_zoo.config(Path("run")))
     with torch.no_grad():
         monkeypatch.setattr(task.engine, "apply", lambda *_: task.engine.model.lm_head.weight.fill_(torch.nan))
-        with pytest.raises(
-            BunchError, match=r"must have finite losses, but that of 'safety' is nan; check the sources"
-        ):
+        with pytest.raises(BunchError, match="must have finite losses, but that of 'safety' is nan; check"):
             run_study("study", task)
 
 
