@@ -121,7 +121,8 @@ class SearchConfig(Frozen):
         refine: a second study around the winner of the first; none if left out.
         pareto: two or more objectives in place of one, each the weighted mean of its terms: name -> terms. The trials
             that no other beats in all of them are the front.
-        parameters: hyper-parameters of the method that a black box searches too: name -> least and greatest value.
+        parameters: hyper-parameters of the method that a black box searches too: name -> least and greatest value,
+            the one in `merge.parameters` between them.
         recipes: files of merges that are tried first, beside the sources and the naive merges.
         bound: coefficients of a descent stay within plus and minus this; wide, because good ones can be large.
         pruning: a trial is given up when its losses are worse than the best trial's with this p-value; 0 never.
