@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -151,7 +152,13 @@ class Descent:
         chosen = []
         for term, size in enumerate(self.sizes):
             turn, place = divmod(step, size)
-            order = list(range(size))
-            random.Random(f"{self.seed}-{term}-{turn}").shuffle(order)
-            chosen.append(order[place])
+            chosen.append(_order(self.seed, term, turn, size)[place])
         return chosen
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, term: int, turn: int, size: int) -> list[int]:
+    """The order in which a term's examples are visited in a round."""
+    order = list(range(size))
+    random.Random(f"{seed}-{term}-{turn}").shuffle(order)
+    return order
