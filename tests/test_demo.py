@@ -50,13 +50,13 @@ def test_run_folder_holds_what_was_promised(demo: Path) -> None:
     for name in (
         "merged/model.safetensors",
         "merged/recipe.yaml",
-        "merged/mergekit_config.yml",
         "result.json",
         "report.html",
         "study.db",
         "config.json",
     ):
         assert (demo / name).is_file(), name
+    assert not (demo / "merged" / "mergekit_config.yml").exists(), "mergekit has no word for blocks of rows"
 
 
 def test_card_of_the_winner_has_its_scores(demo: Path) -> None:

@@ -70,7 +70,8 @@ class Run:
         self.engine.apply(self.space.from_parameters(trial.params))
         values = [abs(value) for value in list(trial.params.values())[: len(study.directions)]]
         study.tell(trial, values if state == TrialState.COMPLETE else None, state)
-        return {name: one.detach().clone() for name, one in self.engine.model.named_parameters()}
+        live = dict(self.engine.model.named_parameters())  # a tied head has a name of its own there
+        return {name: live[name].detach().clone() for name in self.space.tensors}
 
 
 @pytest.fixture

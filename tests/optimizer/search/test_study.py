@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.terms import Objective, Score
+from optimizer.search import storage
 from optimizer.search.records import GIVEN_UP, LOSS, NAME, SEARCH, VALIDATION, lacking, validation_scores, whole
 from optimizer.search.sampler import LEG, STEPS
 from optimizer.search.study import PASSES_PER_STEP, Searched, passes, run_study
@@ -323,7 +324,8 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
             [
                 (optuna.trial.Trial, "set_constraint", 2),
                 (optuna.trial.Trial, "set_user_attr", 3),
-                (optuna.trial.Trial, "suggest_float", 40),
+                (storage, "distribution_to_json", 40),
+                (optuna.trial.Trial, "_suggest", 40),
             ],
         ),
         (
@@ -337,7 +339,7 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
         ),
         (
             {"sampler": "nsga2", "pareto": PARETO},
-            [(optuna.Study, "tell", 2), (optuna.trial.Trial, "_suggest", 145), (ScoringEngine, "score", 20)],
+            [(optuna.Study, "tell", 2), (optuna.trial.Trial, "_suggest", 70), (ScoringEngine, "score", 20)],
         ),
     ],
     ids=["descent", "cmaes", "sweep", "nsga2"],
