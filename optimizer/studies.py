@@ -113,9 +113,9 @@ def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str,
         goals: objective -> its terms; empty if there is one objective.
     """
     front = {trial.number for trial in searched.front} if goals else set()
+    parts = {name: terms.validation.only(some) for name, some in goals.items()}
     for trial in searched.trials:
         scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
-        parts = {name: terms.validation.only(some) for name, some in goals.items()}
         yield TrialRow(
             study=study,
             number=trial.number,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +15,7 @@ from optimizer.loading import describe
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.searched import recipe_of
 from optimizer.search.domain import Point
+from optimizer.search.records import DONE
 from optimizer.search.storage import open_storage
 
 
@@ -69,7 +70,7 @@ def _trial(database: Path, study: str, number: int) -> FrozenTrial:
         there = f"they are 0 to {len(found) - 1}" if found else "it has none yet"
         raise ConfigError(f"{database}: {number} must be the number of a trial of {study!r}, but {there}")
     trial = found[number]
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+    if trial.state not in DONE:
         raise ConfigError(
             f"{database}: only a trial that was evaluated can be merged, but trial {number} of {study!r} is "
             f"{trial.state.name.lower()}; choose another"
