@@ -1,6 +1,10 @@
-"""Shared fixtures: one zoo and one demo run for the whole session, reused between sessions while their recipe holds."""
+"""Shared fixtures: one zoo and one demo run for the whole session, reused between sessions while their recipe holds.
+
+The demo takes minutes, so it begins with the session and runs beside the tests that do without it.
+"""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,16 +13,46 @@ from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.loading import load_config
 from optimizer.report.result import Result, read_result
-from tests.support import CACHE, DEMO_CONFIG, goodbunch
+from tests.support import CACHE, DEMO_CONFIG, command
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The demo and the tests beside it get a core each: more threads than cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_RUNNING = pytest.StashKey[subprocess.Popen[str]]()
+
+
+def _needs_demo(item: pytest.Item) -> bool:
+    return "demo" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the demo come last."""
+    items.sort(key=_needs_demo)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begins the demo if a test needs it. What earlier sessions finished is not done again."""
+    if not session.config.option.collectonly and any(map(_needs_demo, session.items)):
+        CACHE.mkdir(exist_ok=True)
+        with (CACHE / "demo.log").open("w") as log:
+            session.config.stash[_RUNNING] = subprocess.Popen(
+                command("demo", "--out", CACHE / "demo"), stdout=log, stderr=subprocess.STDOUT, text=True
+            )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends a demo that nobody waits for any more."""
+    if (running := config.stash.get(_RUNNING, None)) and running.poll() is None:
+        running.terminate()
 
 
 @pytest.fixture(scope="session")
-def demo() -> Path:
-    """The run folder of a whole demo, made by the command. What earlier sessions finished is not done again."""
-    done = goodbunch("demo", "--out", CACHE / "demo")
-    assert done.returncode == 0, done.stderr
+def demo(pytestconfig: pytest.Config) -> Path:
+    """The run folder of a whole demo, made by the command."""
+    code = pytestconfig.stash[_RUNNING].wait(timeout=3600)
+    assert code == 0, (CACHE / "demo.log").read_text()[-3000:]
     return CACHE / "demo"
 
 
