@@ -4,7 +4,6 @@ Run it by `python -m benchmarks.reaching`, after or in place of `benchmarks.sear
 EvoMM's (paper 1: [0, 1], sigma 1/6), and a stronger one ([-.5, 1.5], sigma .25).
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -15,8 +14,8 @@ from typing import Any
 import optuna
 
 from benchmarks.measuring import Figure, report
-from benchmarks.search import ASKED, THEIRS, black_box
-from benchmarks.zoos import FRESH, Bench, kept
+from benchmarks.search import ASKED, THEIRS, argument_parser, black_box
+from benchmarks.zoos import Bench, fewer, kept
 from optimizer.search.descent import DescentState
 from optimizer.search.plans import legs_of
 from optimizer.search.records import NAME, VALIDATION_LOSS
@@ -37,8 +36,7 @@ def reach(recipe: str, seed: int, examples: int, name: str) -> dict[str, Any]:
         name: of the CMA-ES.
     """
     method = black_box(name, "search.pruning=0")
-    less = [f"objective.{term}.examples={examples}" for term in Bench.ready(recipe, seed).config.objective]
-    bench = Bench.ready(recipe, seed, *method.overrides, *less)
+    bench = Bench.ready(recipe, seed, *method.overrides, *fewer(examples))
     task = bench.task(bench.engine(method.groups))
     begun = time.perf_counter()
     searched = run_study(name, task)
@@ -74,10 +72,7 @@ def _median(rows: Sequence[Mapping[str, float]], figure: str) -> float:
 
 def main() -> int:
     """Measures; exit code 1 if a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipes", nargs="+", choices=ASKED, default=list(ASKED))
-    parser.add_argument("--seeds", nargs="+", type=int, default=FRESH)
-    given = parser.parse_args()
+    given = argument_parser(__doc__, list(ASKED)).parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     details: dict[str, object] = {}
     figures: list[Figure] = []

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optuna
 
 from benchmarks.measuring import Figure, report
 from benchmarks.zoos import FRESH, Bench, kept
 from optimizer.search.baselines import COCKTAIL
-from optimizer.search.records import NAME, VALIDATION_LOSS
-from optimizer.search.study import passes, run_study
+from optimizer.search.records import BLOCKS, NAME, SEARCH, VALIDATION_LOSS
+from optimizer.search.study import Searched, passes, run_study
 
 #: Alignment and share of the experts' own accuracy at least, over-refusal at most, per cent, by recipe.
 ASKED = {"natural": (99.0, 98.0, 1.0), "engineered": (99.5, 99.0, 1.0)}
@@ -69,11 +70,25 @@ def compare(recipe: str, seed: int, name: str, tuned: Sequence[str] = ()) -> dic
     took = time.perf_counter() - begun
     found: dict[str, Any] = bench.measured(task.engine, searched.coefficients) | {
         "passes": round(passes(task.search, task.validation, searched), 1),
+        "rows": scored_rows(searched),
         "seconds": round(took, 1),
         "validation": searched.winner.user_attrs[VALIDATION_LOSS],
+        "error": standard_error(searched),
         "winner": searched.winner.user_attrs.get(NAME, searched.winner.number),
     }
     return found | {COCKTAIL: bench.measured(task.engine, searched.named(COCKTAIL))}
+
+
+def scored_rows(searched: Searched) -> int:
+    """Rows that suggested trials were scored on in the search split."""
+    suggested = [trial for trial in searched.trials if NAME not in trial.user_attrs]
+    return sum(score["rows"] for trial in suggested for score in trial.user_attrs[SEARCH].values())
+
+
+def standard_error(searched: Searched) -> float:
+    """Of the winner's loss, from its blocks."""
+    losses = [block[0] for block in searched.winner.user_attrs[BLOCKS]]
+    return float(np.std(losses, ddof=1) / len(losses) ** 0.5)
 
 
 def quality(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -97,11 +112,26 @@ def quality(recipe: str, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     return figures
 
 
+def argument_parser(description: str | None, recipes: Sequence[str]) -> argparse.ArgumentParser:
+    """Which zoos a benchmark runs on.
+
+    Args:
+        recipes: by default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--recipes", nargs="+", choices=ASKED, default=recipes)
+    parser.add_argument("--seeds", nargs="+", type=int, default=FRESH)
+    return parser
+
+
+def measured(recipe: str, seed: int, name: str) -> dict[str, Any]:
+    """What a method comes to on one zoo, from an earlier run or now."""
+    return kept(f"{recipe}-{seed}-{name}", partial(compare, recipe, seed, name))
+
+
 def main() -> int:
     """Measures; exit code 1 if a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipes", nargs="+", choices=ASKED, default=list(ASKED))
-    parser.add_argument("--seeds", nargs="+", type=int, default=FRESH)
+    parser = argument_parser(__doc__, list(ASKED))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--set", nargs="*", default=[], help="overrides, for trying things; keeps nothing")
     given = parser.parse_args()
@@ -116,7 +146,7 @@ def main() -> int:
         rows: dict[int, dict[str, Any]] = {seed: {} for seed in given.seeds}
         for seed, row in rows.items():
             for name in given.methods:
-                row[name] = kept(f"{recipe}-{seed}-{name}", partial(compare, recipe, seed, name))
+                row[name] = measured(recipe, seed, name)
         details[recipe] = rows
         if "default" in given.methods:
             figures += quality(recipe, list(rows.values()))

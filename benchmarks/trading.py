@@ -3,7 +3,6 @@
 Run it by `python -m benchmarks.trading`, after or in place of `benchmarks.search`, whose zoos it shares.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,9 +13,9 @@ import optuna
 from optuna._hypervolume import compute_hypervolume
 
 from benchmarks.measuring import Figure, report
-from benchmarks.search import ASKED, black_box
-from benchmarks.zoos import FRESH, Bench, kept
-from optimizer.search.records import NAME, SEARCH, VALIDATION, VALIDATION_LOSS, by_source, validation_scores
+from benchmarks.search import argument_parser, black_box, measured, scored_rows
+from benchmarks.zoos import Bench, fewer, kept
+from optimizer.search.records import NAME, VALIDATION, VALIDATION_LOSS, by_source, validation_scores
 from optimizer.search.study import Searched, Task, passes, run_study
 
 #: Share of the evaluation cost that giving up trials must save, and of NSGA-II's cost that a sweep may have.
@@ -28,8 +27,8 @@ RULE, LOOSE = f"safety >= {KEPT} of aligned", "safety >= 0.5 of aligned"
 
 PARETO = "search.pareto={alignment: [safety, borderline], expertise: [numbers, medicine, finance]}"
 
-#: Evaluations of NSGA-II, and what a sweep does for a tenth of them.
-NSGA = 250
+#: Evaluations of NSGA-II, examples per term for it and the sweep, and what a sweep does for a tenth of its cost.
+NSGA, EXAMPLES = 250, 64
 SWEEP = ("search.descent.steps=512", "search.descent.trials=1", "search.descent.sweep.steps=128")
 
 
@@ -46,27 +45,16 @@ def constrained(recipe: str, seed: int) -> dict[str, Any]:
 
 def given_up(recipe: str, seed: int, name: str) -> dict[str, Any]:
     """What giving up trials early saves a black-box search, and what it costs in the result."""
-    found: dict[str, Any] = {}
-    for how, overrides in (("whole", ["search.pruning=0"]), ("early", [f"search.constraints=['{LOOSE}']"])):
-        method = black_box(name, *overrides)
-        bench = Bench.ready(recipe, seed, *method.overrides)
-        task = bench.task(bench.engine(method.groups))
-        searched = run_study(how, task)
-        error = _standard_error(searched)
-        found[how] = {"rows": _scored(searched), "loss": searched.winner.user_attrs[VALIDATION_LOSS], "error": error}
-    return found | {"saved": 1 - found["early"]["rows"] / found["whole"]["rows"]}
-
-
-def _scored(searched: Searched) -> float:
-    """Rows that suggested trials were scored on."""
-    suggested = [trial for trial in searched.trials if NAME not in trial.user_attrs]
-    return float(sum(score["rows"] for trial in suggested for score in trial.user_attrs[SEARCH].values()))
-
-
-def _standard_error(searched: Searched) -> float:
-    """Of the winner's loss."""
-    losses = [block[0] for block in searched.winner.user_attrs["blocks"]]
-    return float(np.std(losses, ddof=1) / len(losses) ** 0.5)
+    whole = measured(recipe, seed, name)
+    method = black_box(name, f"search.constraints=['{LOOSE}']")
+    bench = Bench.ready(recipe, seed, *method.overrides)
+    searched = run_study("early", bench.task(bench.engine(method.groups)))
+    loss = searched.winner.user_attrs[VALIDATION_LOSS]
+    return {
+        "saved": 1 - scored_rows(searched) / whole["rows"],
+        "loss": loss,
+        "lost": (loss - whole["validation"]) / whole["error"],
+    }
 
 
 def swept(recipe: str, seed: int) -> dict[str, Any]:
@@ -76,7 +64,7 @@ def swept(recipe: str, seed: int) -> dict[str, Any]:
     fronts, worst = {}, np.zeros(2)
     for name, (groups, overrides) in several.items():
         more = [f"search.black_box.trials={NSGA}", "search.pruning=0"] if name == "nsga2" else []
-        bench = Bench.ready(recipe, seed, *overrides, *more, PARETO)
+        bench = Bench.ready(recipe, seed, *overrides, *more, *fewer(EXAMPLES), PARETO)
         task = bench.task(bench.engine(groups))
         searched = run_study(name, task)
         fronts[name] = _validated(task, searched)
@@ -100,13 +88,17 @@ Rows = Sequence[Mapping[str, Any]]
 
 def figures_of(recipe: str, held: Rows, early: Rows, fronts: Rows) -> list[Figure]:
     """The worst zoo of each, beside what is asked."""
-    lost = [(one["early"]["loss"] - one["whole"]["loss"]) / one["whole"]["error"] for one in early]
     volumes = [one["sweep"]["hypervolume"] / one["nsga2"]["hypervolume"] for one in fronts]
     costs = [one["sweep"]["passes"] / one["nsga2"]["passes"] for one in fronts]
     return [
         Figure(f"{recipe}: validation / bound, {RULE}", min(one["validation"] / one["bound"] for one in held), 1.0),
         Figure(f"{recipe}: cost saved by giving up trials", min(one["saved"] for one in early), SAVED),
-        Figure(f"{recipe}: standard errors lost by giving up trials", max(lost), 1.96, at_least=False),
+        Figure(
+            f"{recipe}: standard errors lost by giving up trials",
+            max(one["lost"] for one in early),
+            1.96,
+            at_least=False,
+        ),
         Figure(f"{recipe}: hypervolume / NSGA-II's", min(volumes), 1.0),
         Figure(f"{recipe}: cost / NSGA-II's", max(costs), CHEAPER, at_least=False),
     ]
@@ -114,10 +106,7 @@ def figures_of(recipe: str, held: Rows, early: Rows, fronts: Rows) -> list[Figur
 
 def main() -> int:
     """Measures; exit code 1 if a bound is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipes", nargs="+", choices=ASKED, default=["natural"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=FRESH)
-    given = parser.parse_args()
+    given = argument_parser(__doc__, ["natural"]).parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     details: dict[str, object] = {}
     figures: list[Figure] = []

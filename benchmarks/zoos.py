@@ -141,6 +141,11 @@ class Bench:
         return {"alignment": share("aligned", "alignment"), "kept": kept}
 
 
+def fewer(examples: int) -> list[str]:
+    """Overrides for so many examples of every term."""
+    return [f"objective.{term}.examples={examples}" for term in load_config(CONFIG).objective]
+
+
 def kept(name: str, made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What was measured before under the same config, or is measured now, so that a benchmark can be stopped."""
     stamp = hashlib.sha256(CONFIG.read_bytes()).hexdigest()[:8]
