@@ -33,9 +33,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.reaching
 	$(BIN)/python -m benchmarks.trading
 
-# The documented schema of result.json, from the code that writes it.
+# The documented schemas of what is written as JSON, from the code that writes it.
 schema: $(INSTALLED)
 	$(BIN)/python -c "import json; from optimizer.report.result import Result; print(json.dumps(Result.model_json_schema(), indent=1))" > docs/result.schema.json
+	$(BIN)/python -c "import json; from optimizer.evaluate.result import Evaluation; print(json.dumps(Evaluation.model_json_schema(), indent=1))" > docs/evaluation.schema.json
 
 clean:
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

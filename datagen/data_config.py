@@ -223,6 +223,12 @@ class DataConfig(Frozen):
         """Which expert of the bunch writes and answers a domain's questions; none if it is no domain."""
         return self.domains[kind].expert or kind if kind in self.domains else None
 
+    def refusal_judge(self) -> RefusalConfig | None:
+        """The model that tells refusals from answers; none if the phrases do."""
+        if self.refusal is None or self.refusal.model:
+            return self.refusal
+        return self.refusal.model_copy(update={"model": self.guard.model})
+
     def models(self) -> dict[str, str]:
         """Every model that is asked besides the bunch, by the role it has: the generator, the guard, ..."""
         found = {"generator": self.generator, "guard": self.guard.model}

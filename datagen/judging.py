@@ -27,9 +27,7 @@ def is_refusal(answer: str, phrases: Sequence[str]) -> bool:
 
 def judge(journal: Journal, config: DataConfig, answered: Sequence[Answered]) -> list[Judged]:
     """How likely each answer is unsafe, and a refusal if a model is asked for that; domain rows are not judged."""
-    refusal = config.refusal
-    if refusal is not None and not refusal.model:
-        refusal = refusal.model_copy(update={"model": config.guard.model})
+    refusal = config.refusal_judge()
     unsafe = _judged(journal, "verdicts", config.guard, answered)
     refused = _judged(journal, "refusals", refusal, answered) if refusal is not None else [{} for _ in answered]
     return [

@@ -22,11 +22,18 @@ def verdicts(
         exchanges: conversations; without a prompt they end with the answer that is judged.
         values: what fills the prompt's placeholders, one mapping per exchange.
     """
-    conversations = exchanges
-    if asked.prompt:
-        filled = values or [{"question": _told(some[:-1]), "answer": some[-1]["content"]} for some in exchanges]
-        conversations = [user(fill(asked.prompt, one)) for one in filled]
+    conversations = asked_about(asked, exchanges, values)
     return journal.probability(name, asked.model, conversations, asked.word, asked.other, asked.after.strip())
+
+
+def asked_about(
+    asked: VerdictConfig, exchanges: Sequence[Sequence[Message]], values: Sequence[Mapping[str, str]] | None = None
+) -> Sequence[Sequence[Message]]:
+    """What a model is shown of every exchange; see `verdicts`."""
+    if not asked.prompt:
+        return exchanges
+    filled = values or [{"question": _told(some[:-1]), "answer": some[-1]["content"]} for some in exchanges]
+    return [user(fill(asked.prompt, one)) for one in filled]
 
 
 def _told(turns: Sequence[Message]) -> str:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from optimizer.config import Config
     from optimizer.recipes import Recipe
 
-#: Exit codes: bad input, and a run that was stopped.
-BAD_INPUT, STOPPED = 2, 130
+#: Exit codes: a gate that was not passed, bad input, and a run that was stopped.
+NOT_PASSED, BAD_INPUT, STOPPED = 1, 2, 130
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -160,6 +160,55 @@ def merge(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder, Hugging Face name, MODEL+ADAPTER, recipe, or run folder.")],
+    overrides: Overrides = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of KIND.jsonl files; by default the config's.")] = None,
+    terms: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]KIND[:METRIC[:OPTION]]", help="What is measured; again for more terms."),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Holds the model against this one, or a source by name; again for more."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TERM>=NUMBER", help="Exit code 1 unless it is so; <= as well; again for more."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was measured.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Of engine, guard and test rows; a run has its own.")] = None,
+) -> None:
+    """Lets a model, a recipe's merge or a run's winner answer test questions, and judges the answers.
+
+    Example: goodbunch evaluate runs/demo --against aligned --require "safety>=0.95"
+
+    Example: goodbunch evaluate org/model --data test --terms unsafe:refusal --terms maths:number --out found.json
+    """
+    from optimizer.evaluate import command
+
+    try:
+        found = command.evaluate(
+            command.plan(
+                model,
+                data=data,
+                terms=terms or [],
+                against=against or [],
+                require=require or [],
+                config=config,
+                overrides=overrides or [],
+            )
+        )
+    except KeyboardInterrupt as error:
+        raise _Stopped("nothing was measured yet, the same command begins anew") from error
+    command.show(found)
+    if out is not None:
+        command.write_evaluation(out, found)
+    if not found.passed:
+        raise typer.Exit(NOT_PASSED)
+
+
+@app.command()
 def methods() -> None:
     """Lists the merge methods, their coefficients and their parameters."""
     from rich.table import Table
@@ -205,12 +254,10 @@ def _recipe(source: Path, trial: int | None, study: str | None) -> "Recipe":
         return trial_recipe(source, study or MAIN, trial)
     if not source.is_dir():
         return read_recipe(source)
-    winner = source / "merged" / "recipe.yaml"
-    if not winner.is_file():
-        raise ConfigError(
-            f"{winner}: a run folder must hold its winner, but there is none; finish the search, or add --trial"
-        )
-    return read_recipe(winner)
+    from optimizer.export.companions import RECIPE
+    from optimizer.trials import run_winner
+
+    return read_recipe(run_winner(source) / RECIPE)
 
 
 def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:

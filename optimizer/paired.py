@@ -4,12 +4,12 @@ Two models that answer the same rows are told apart far better by the rows on wh
 intervals, which overlap long before the difference is lost in noise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 from optimizer.report.result import OVER_REFUSAL, SCORE, Difference
 
@@ -23,19 +23,24 @@ RESAMPLES, AT_ONCE = 9999, 250
 DIGITS = 9
 
 
-def score(rates: Mapping[str, float], weights: Mapping[str, float]) -> float:
+def score(rates: Mapping[str, float], weights: Mapping[str, float], faults: Collection[str] = (OVER_REFUSAL,)) -> float:
     """The weighted mean of all metrics, 1 - over-refusal among them: higher is better.
 
     Args:
         rates: metric -> value, 0 to 1.
         weights: of the same metrics.
+        faults: metrics of which less is better.
     """
-    good = {metric: 1 - rate if metric == OVER_REFUSAL else rate for metric, rate in rates.items()}
+    good = {metric: 1 - rate if metric in faults else rate for metric, rate in rates.items()}
     return sum(weights[metric] * rate for metric, rate in good.items()) / sum(weights[metric] for metric in good)
 
 
 def paired_differences(
-    winner: Outcomes, others: Mapping[str, Outcomes], weights: Mapping[str, float], seed: int
+    winner: Outcomes,
+    others: Mapping[str, Outcomes],
+    weights: Mapping[str, float],
+    seed: int,
+    faults: Collection[str] = (OVER_REFUSAL,),
 ) -> dict[str, dict[str, Difference]]:
     """The winner minus every other model: metric by metric, and of the score.
 
@@ -47,6 +52,7 @@ def paired_differences(
         others: of other models, on the same rows.
         weights: of the metrics in the score.
         seed: of the bootstrap.
+        faults: metrics of which less is better.
 
     Returns:
         Model -> metric or `score` -> difference.
@@ -54,7 +60,7 @@ def paired_differences(
     if not others:
         return {}
     total = sum(weights[metric] for metric in winner)
-    signed = [(-1 if metric == OVER_REFUSAL else 1) * weights[metric] / total for metric in winner]
+    signed = [(-1 if metric in faults else 1) * weights[metric] / total for metric in winner]
     # Per metric [models, rows]: 1 where the winner alone, -1 where the other alone.
     samples = [_minus(some, [other[metric] for other in others.values()]) for metric, some in winner.items()]
 
@@ -74,6 +80,21 @@ def paired_differences(
         }
         for i, model in enumerate(others)
     }
+
+
+def significance(one: Sequence[bool], other: Sequence[bool]) -> float:
+    """McNemar's exact test: how likely two equally good models would differ on rows so one-sidedly, or more so.
+
+    Only rows that one of them alone gets right tell them apart; of equals each gets half of these
+    (McNemar 1947, https://doi.org/10.1007/BF02295996).
+
+    Args:
+        one: whether a metric came true for each row.
+        other: the same of another model.
+    """
+    alone = sum(mine and not theirs for mine, theirs in zip(one, other, strict=True))
+    differing = sum(mine != theirs for mine, theirs in zip(one, other, strict=True))
+    return float(binomtest(alone, differing).pvalue) if differing else 1.0
 
 
 def _minus(winner: Sequence[bool], others: Sequence[Sequence[bool]]) -> npt.NDArray[np.int8]:

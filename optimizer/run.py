@@ -12,8 +12,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from rich import box
-from rich.table import Table
 
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
@@ -36,6 +34,7 @@ from optimizer.report.result import (
     write_result,
 )
 from optimizer.report.runaways import runaways
+from optimizer.report.tables import heading, per_cent, text_table
 from optimizer.report.verdict import standing
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
@@ -103,7 +102,7 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         coefficients=table,
         runaways=runaways(table, *ends),
         seeds={"data": config.seed, "search": config.search.seed},
-        versions=_versions(),
+        versions=versions(),
         cost=Cost(
             seconds={name: round(value, 1) for name, value in clock.items()},
             forward_pass_equivalents=costs(found, terms),
@@ -119,13 +118,8 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
 def show(config: Config, result: Result) -> None:
     """Prints the comparison and where everything is."""
     title = "On the test split, % [95 % interval]; the columns by domain are accuracies"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    headings, *rows = score_table(result)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for row, cells in zip(result.rows, rows, strict=True):
-        table.add_row(*cells, style="bold" if row.role == "winner" else "")
-    console.print(table)
+    winners = [i for i, row in enumerate(result.rows) if row.role == "winner"]
+    console.print(text_table(title, score_table(result), winners))
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
     console.print(standing(result), markup=False)
@@ -135,11 +129,10 @@ def show(config: Config, result: Result) -> None:
 
 def score_table(result: Result) -> list[list[str]]:
     """The comparison as text, its heading first: per cent with 95 % intervals."""
-    headings = [name.removeprefix("accuracy/").replace("_", "-") for name in result.rows[0].metrics]
-    table = [["model", *headings, "mean"]]
-    for row in result.rows:
-        cells = [f"{100 * e.value:.1f} [{100 * e.low:.0f},{100 * e.high:.0f}]" for e in row.metrics.values()]
-        table.append([row.model, *cells, f"{100 * mean_accuracy(row):.1f}"])
+    table = [["model", *map(heading, result.rows[0].metrics), "mean"]]
+    table += [
+        [row.model, *map(per_cent, row.metrics.values()), f"{100 * mean_accuracy(row):.1f}"] for row in result.rows
+    ]
     return table
 
 
@@ -161,7 +154,8 @@ def _stem(file: str) -> str:
     return Path(file).stem
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that decide numbers, and of the machine."""
     found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     for package in _PACKAGES:
         try:

@@ -1,5 +1,6 @@
-"""The merge of any trial of a run, as a recipe."""
+"""What a run folder holds: its config, its winner, and the merge of any trial as a recipe."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -11,7 +12,8 @@ from datagen.errors import ConfigError, DataError
 from optimizer.bunch import open_bunch
 from optimizer.config import Config
 from optimizer.engines.banks import space_of
-from optimizer.loading import describe
+from optimizer.export.companions import RECIPE
+from optimizer.loading import describe, load_config
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.searched import recipe_of
 from optimizer.search.domain import Point
@@ -31,7 +33,7 @@ def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:
         ConfigError: there is no such study or trial, or the trial has no coefficients of the run's own.
         DataError: the folder does not hold a run, or what it holds cannot be read.
     """
-    config = _config(run / "config.json")
+    config = run_config(run)
     trial = _trial(run / "study.db", study, number)
     space = space_of(open_bunch(config.bunch), config.merge)
     # A descent has no hyper-parameters but the config's.
@@ -46,13 +48,40 @@ def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:
     return recipe_of(config, space, point)
 
 
-def _config(path: Path) -> Config:
+def run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that a run was begun with.
+
+    Args:
+        run: a run folder.
+        overrides: `key.path=value`, stronger than the run's.
+
+    Raises:
+        ConfigError: an override cannot be had.
+        DataError: the folder does not hold a run, or its config cannot be read.
+    """
+    path = run / "config.json"
     if not path.is_file():
         raise DataError(f"{path}: a run folder must hold the config of its search, but there is none; {_MAKE_ONE}")
     try:
-        return Config.model_validate_json(path.read_text(encoding="utf-8"))
+        config = Config.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise DataError(f"{path}: must be a config as a search writes it, but {describe(error, Config)}") from error
+    return load_config(path, overrides) if overrides else config
+
+
+def run_winner(run: Path) -> Path:
+    """The folder of a run's winner.
+
+    Raises:
+        ConfigError: the search has not come that far.
+    """
+    folder = run / "merged"
+    if not (folder / RECIPE).is_file():
+        raise ConfigError(
+            f"{folder / RECIPE}: a run folder must hold its winner, but there is none; finish the search, or name a "
+            f"trial by `goodbunch merge --trial`"
+        )
+    return folder
 
 
 def _trial(database: Path, study: str, number: int) -> FrozenTrial:

@@ -1,7 +1,10 @@
 """Makes a recipe's merge and writes it, one tensor at a time, as a folder that is whole or not there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -14,11 +17,11 @@ from optimizer.merging.bank import Bank, floating_dtype
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.recipe import Recipe, TensorRecipe
 
+#: Names of the weights' type in config.json, the newer one first.
+DTYPE_KEYS = ("dtype", "torch_dtype")
+
 #: Bytes per file, as Hugging Face's own libraries write them.
 SHARD = 5 << 30
-
-#: Names of the weights' type in config.json, the newer one first.
-_DTYPE_KEYS = ("dtype", "torch_dtype")
 
 #: Told every tensor that was merged: how many are done, and of how many.
 OnTensor = Callable[[int, int], None]
@@ -58,12 +61,11 @@ def write_merge(
     check_place(out, force)
     sources = open_sources(recipe.models, recipe.base, chat=False)
     check_place(out, force, [folder for source in sources.values() for folder in source.folders])
-    tensors = recipe.resolve(sources[recipe.base].names)
-    banks = _banks(recipe, tensors, sources, device or torch.device("cpu"))
+    merge = Merge.of(recipe, sources, device or torch.device("cpu"))
     with whole_folder(out) as beside:
-        _write_tensors(recipe, tensors, sources, banks, beside, shard, on_tensor)
-        written = _write_config(recipe, sources, beside)
-        write_companions(recipe, sources, beside, out_dtype=written, scores=scores)
+        _write_tensors(merge, beside, shard, on_tensor)
+        _write_config(merge, beside)
+        write_companions(recipe, sources, beside, out_dtype=merge.written, scores=scores)
     return out
 
 
@@ -71,6 +73,52 @@ def is_exported(recipe: GroupedRecipe, out: Path) -> bool:
     """Whether a folder already holds this very merge."""
     written = out / RECIPE
     return written.is_file() and written.read_text(encoding="utf-8") == recipe.to_yaml()
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A recipe with its sources opened: every tensor it makes.
+
+    Attributes:
+        recipe: of the merge.
+        sources: by name.
+        tensors: name -> its own recipe, in the order of the base's.
+        banks: name -> the bank that merges it.
+    """
+
+    recipe: Recipe
+    sources: Mapping[str, Source]
+    tensors: Mapping[str, TensorRecipe]
+    banks: Mapping[str, Bank]
+
+    @classmethod
+    def of(cls, recipe: Recipe, sources: Mapping[str, Source], device: torch.device) -> Self:
+        """A recipe's merge, to be made on a device."""
+        tensors = recipe.resolve(sources[recipe.base].names)
+        return cls(recipe, sources, tensors, _banks(recipe, tensors, sources, device))
+
+    @property
+    def written(self) -> str:
+        """What a whole merged model is written in, as torch names the type."""
+        recipe = self.recipe
+        merged = getattr(torch, recipe.dtype) if recipe.dtype else floating_dtype(list(self.sources.values()))
+        return str(_written(recipe, merged)).removeprefix("torch.")
+
+    @cached_property
+    def headers(self) -> dict[str, Header]:
+        """Tensor name -> shape and type."""
+        shapes = self.sources[self.recipe.base].shapes
+        return {
+            name: Header(shapes[name], _written(self.recipe, self.banks[name].dtype_of(name))) for name in self.tensors
+        }
+
+    def made(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and merged tensor, one at a time; nothing of it is kept."""
+        for name, tensor in self.tensors.items():
+            bank, header = self.banks[name], self.headers[name]
+            out = torch.empty(header.shape, dtype=header.dtype, device=bank.device)
+            yield name, bank.merge(name, tensor.coefficients, out)
+            bank.forget(name)
 
 
 def _banks(
@@ -96,24 +144,12 @@ def _banks(
     return banks
 
 
-def _write_tensors(
-    recipe: Recipe,
-    tensors: Mapping[str, TensorRecipe],
-    sources: Mapping[str, Source],
-    banks: Mapping[str, Bank],
-    folder: Path,
-    shard: int,
-    on_tensor: OnTensor | None,
-) -> None:
-    shapes = sources[recipe.base].shapes
-    headers = {name: Header(shapes[name], _written(recipe, banks[name].dtype_of(name))) for name in tensors}
-    with ShardWriter(folder, headers, shard) as writer:
-        for done, (name, tensor) in enumerate(tensors.items(), 1):
-            made = torch.empty(shapes[name], dtype=headers[name].dtype, device=banks[name].device)
-            writer.add(name, banks[name].merge(name, tensor.coefficients, made))
-            banks[name].forget(name)
+def _write_tensors(merge: Merge, folder: Path, shard: int, on_tensor: OnTensor | None) -> None:
+    with ShardWriter(folder, merge.headers, shard) as writer:
+        for done, (name, tensor) in enumerate(merge.made(), 1):
+            writer.add(name, tensor)
             if on_tensor:
-                on_tensor(done, len(tensors))
+                on_tensor(done, len(merge.tensors))
         writer.finish()
 
 
@@ -122,12 +158,9 @@ def _written(recipe: Recipe, merged: torch.dtype) -> torch.dtype:
     return wanted if merged.is_floating_point else merged
 
 
-def _write_config(recipe: Recipe, sources: Mapping[str, Source], folder: Path) -> str:
-    """Writes the base's config with the merge's own type, and says which that is."""
-    merged = getattr(torch, recipe.dtype) if recipe.dtype else floating_dtype(list(sources.values()))
-    written = str(_written(recipe, merged)).removeprefix("torch.")
-    config = dict(sources[recipe.base].config)
+def _write_config(merge: Merge, folder: Path) -> None:
+    """Writes the base's config with the merge's own type."""
+    config = dict(merge.sources[merge.recipe.base].config)
     # Older versions of transformers know the older name alone.
-    kept = [key for key in _DTYPE_KEYS if key in config] or [_DTYPE_KEYS[0]]
-    write_json(folder / "config.json", config | dict.fromkeys(kept, written))
-    return written
+    kept = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
+    write_json(folder / "config.json", config | dict.fromkeys(kept, merge.written))

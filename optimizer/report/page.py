@@ -12,7 +12,8 @@ from datagen.files import write_text
 from optimizer.report import figures
 from optimizer.report.result import MAIN, SCORE, Result, TrialRow, mean_accuracy
 from optimizer.report.runaways import DEVIATIONS, MAGNITUDE
-from optimizer.report.verdict import points, verdict
+from optimizer.report.tables import points
+from optimizer.report.verdict import verdict
 
 
 def write_report(path: Path, result: Result) -> None:

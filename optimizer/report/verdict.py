@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from optimizer.report.result import ALIGNMENT, OVER_REFUSAL, SCORE, Difference, Result, experts_own, mean_accuracy
+from optimizer.report.result import ALIGNMENT, OVER_REFUSAL, SCORE, Result, experts_own, mean_accuracy
+from optimizer.report.tables import points
 
 
 def verdict(result: Result) -> str:
@@ -34,12 +35,6 @@ def standing(result: Result) -> str:
     if not found:
         return "By its score on the same test rows the winner is ahead of every other model."
     return f"By its score on the same test rows the winner {' and '.join(found)}."
-
-
-def points(difference: Difference) -> str:
-    """A difference in percentage points with its interval."""
-    value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _listed(names: Sequence[str], joined: str) -> str:

@@ -1,9 +1,27 @@
+from collections.abc import Sequence
+
 import pytest
 
+from datagen.chat import Message
+from datagen.data_config import GuardConfig, RefusalConfig
+from datagen.errors import ConfigError, DataError
 from datagen.rows import Row
 from optimizer.config import TermConfig
-from optimizer.evaluation import _side_by_side, estimate, judged, read_test, table_of, weights_of
+from optimizer.evaluation import (
+    Contestant,
+    _side_by_side,
+    answers_of,
+    estimate,
+    read_test,
+    rights,
+    table_of,
+    verdicts_on,
+    weights_of,
+)
+from optimizer.objective.answer_terms import AnswerTerm, parse_terms
+from optimizer.objective.answers import Rules, Verdict
 from optimizer.report.result import Result
+from tests.datagen.engines.scripted import Scripted
 
 
 def test_wilson_interval_by_the_textbook() -> None:
@@ -18,20 +36,105 @@ def test_intervals_surround_the_rate(hits: int, rows: int) -> None:
     assert 0 <= found.low <= found.value == hits / rows <= found.high <= 1
 
 
-def test_judged_by_hand() -> None:
-    rows = [
-        Row.of("a", "i cannot", kind="unsafe"),
-        Row.of("b", "i cannot", kind="unsafe"),
-        Row.of("c", "sure", kind="borderline"),
-        Row.of("d", "take  One pill", kind="medicine"),
-        Row.of("e", "take two pills", kind="medicine"),
-    ]
-    answers = ["I cannot help", "sure , do it", "i cannot", "take one pill", "take one pill"]
-    assert judged(rows, answers, ["i cannot"]) == {
+ROWS = {
+    "unsafe": [Row.of("a", "i cannot", kind="unsafe"), Row.of("b", "i cannot", kind="unsafe")],
+    "borderline": [Row.of("c", "sure", kind="borderline")],
+    "medicine": [Row.of("d", "take  One pill", kind="medicine"), Row.of("e", "take two pills", kind="medicine")],
+}
+SAID = {
+    "unsafe": ["I cannot help", "sure , do it"],
+    "borderline": ["i cannot"],
+    "medicine": ["take one pill", "take one pill"],
+}
+
+
+def test_answers_are_asked_for_at_once_and_told_apart() -> None:
+    engine = Scripted(say=lambda model, asked: f"{model} on {asked[-1]['content']}")
+    models = [Contestant("one", "winner", "first"), Contestant("two", "base", "second")]
+    done: list[str] = []
+    found = answers_of(engine, lambda one: engine.use(str(one.model)), models, ROWS, 7, done.append)
+    assert found["two"] == {
+        "unsafe": ["second on a", "second on b"],
+        "borderline": ["second on c"],
+        "medicine": ["second on d", "second on e"],
+    }
+    assert (list(found), done) == (["one", "two"], ["one", "two"])
+    assert [call["max_tokens"] for call in engine.settings] == [7, 7]
+
+
+def test_default_terms_by_hand() -> None:
+    engine = Scripted()
+    terms = [AnswerTerm.default(kind) for kind in ROWS]
+    found = verdicts_on(engine, terms, ROWS, {"m": SAID}, Rules(["i cannot"], {"unsafe": GuardConfig(model="guard")}))
+    assert rights(found["m"]) == {
         "alignment": [True, False],
         "over_refusal": [True],
         "accuracy/medicine": [True, False],
     }
+    assert not engine.asked, "no term asks the guard"
+
+
+def test_judges_are_asked_once_about_all_models() -> None:
+    def hear(model: str, asked: Sequence[Message]) -> list[list[tuple[str, float]]]:
+        word = {"guard": "unsafe", "judge": "yes"}[model]
+        return [[(word if "sure" in asked[-1]["content"] else {"unsafe": "safe", "yes": "no"}[word], 0.0)]]
+
+    engine = Scripted(hear=hear)
+    refusals = RefusalConfig(model="judge", prompt="Q: {question} A: {answer}")
+    rules = Rules(["i cannot"], {"unsafe": GuardConfig(model="guard"), "refusal": refusals})
+    terms = parse_terms(["unsafe", "borderline:compliance", "unsafe:harmless"], list(ROWS))
+    answers = {"one": SAID, "two": SAID | {"unsafe": ["I cannot help", "i cannot"]}}
+    found = verdicts_on(engine, terms, ROWS, answers, rules)
+    # The judge says yes to `sure`, whatever the phrases say of it.
+    assert found["one"]["alignment"] == [Verdict(0.0, False), Verdict(1.0, True)]
+    assert found["two"]["alignment"] == [Verdict(0.0, False)] * 2
+    assert found["one"]["compliance/borderline"] == [Verdict(1.0, True)]
+    assert found["one"]["harmless/unsafe"] == [Verdict(1.0, True), Verdict(0.0, False)]
+    assert [len(call) for call in engine.asked] == [3, 4], "equal exchanges are judged once"
+    assert "Q: a A: I cannot help" in engine.last_turns[1]
+
+
+def test_terms_are_read() -> None:
+    kinds = ["unsafe", "maths"]
+    written = ["unsafe", "maths:number", "safety=unsafe:refusal", r"last=maths:regex:is=(\d+): x", "maths:match"]
+    terms = parse_terms(written, kinds)
+    assert [(term.name, term.kind, term.metric.name, term.option) for term in terms] == [
+        ("alignment", "unsafe", "refusal", ""),
+        ("number/maths", "maths", "number", ""),
+        ("safety", "unsafe", "refusal", ""),
+        ("last", "maths", "regex", r"is=(\d+): x"),
+        ("accuracy/maths", "maths", "match", ""),
+    ]
+    assert parse_terms([term.written for term in terms], kinds) == terms
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (["unsave:refusal"], "'unsave' is none; did you mean 'unsafe'[?] available: unsafe, maths"),
+        (["maths:mach"], "'maths:mach': there is no metric of answers 'mach'; did you mean 'match'"),
+        (["maths", "accuracy/maths=maths:number"], "must have a name of its own, but 'accuracy/maths=maths:match' and"),
+        ([""], "must read .NAME=.KIND"),
+    ],
+)
+def test_terms_that_are_none(written: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_terms(written, ["unsafe", "maths"])
+
+
+def test_less_of_some_terms_is_better() -> None:
+    kinds = ["unsafe", "borderline"]
+    faults = {"over_refusal", "compliance/unsafe"}
+    for one in ("unsafe", "borderline", "unsafe:compliance", "borderline:compliance", "unsafe:harmless"):
+        (term,) = parse_terms([one], kinds)
+        assert term.is_fault == (term.name in faults)
+
+
+def test_rows_without_what_a_metric_looks_for_are_refused() -> None:
+    (term,) = parse_terms(["medicine:number"], list(ROWS))
+    with pytest.raises(DataError, match=r"must have what 'number' looks for, but that of row .*'take  One pill'"):
+        term.check(ROWS["medicine"])
+    term.check([Row.of("f", "take 2", kind="medicine")])
 
 
 def test_terms_of_one_kind_weigh_together() -> None:
@@ -64,8 +167,8 @@ def test_table_by_hand() -> None:
 
 
 def test_samples_are_the_first_of_each_kind() -> None:
-    rows = [Row.of(f"{kind}{i}", "x", kind=kind) for kind in ("unsafe", "numbers") for i in range(3)]
-    samples = _side_by_side(rows, {"m": list("abcdef")}, 2)
+    tests = {kind: [Row.of(f"{kind}{i}", "x", kind=kind) for i in range(3)] for kind in ("unsafe", "numbers")}
+    samples = _side_by_side(tests, {"m": {"unsafe": list("abc"), "numbers": list("def")}}, 2)
     assert [(s.question, s.answers["m"]) for s in samples] == [
         ("unsafe0", "a"),
         ("unsafe1", "b"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from optimizer.paired import Outcomes, paired_differences, score
+from optimizer.paired import Outcomes, paired_differences, score, significance
 from optimizer.report.result import Difference
 
 
@@ -19,6 +19,22 @@ def test_score_by_hand() -> None:
     rates = {"alignment": 0.9, "over_refusal": 0.2, "accuracy/a": 0.5}
     weights = {"alignment": 3, "over_refusal": 2, "accuracy/a": 1}
     assert score(rates, weights) == pytest.approx((3 * 0.9 + 2 * 0.8 + 0.5) / 6)
+    assert score(rates, weights, faults=["accuracy/a"]) == pytest.approx((3 * 0.9 + 2 * 0.2 + 0.5) / 6)
+
+
+def test_the_score_counts_faults_against_a_model() -> None:
+    one, two = {"mine": [True] * 4}, {"mine": [False] * 4}
+    found = paired_differences(one, {"other": two}, {"mine": 1}, 0, faults=["mine"])["other"]
+    assert (found["mine"].value, found["score"].value) == (1, -1)
+
+
+def test_significance_by_hand() -> None:
+    # Of 8 rows that tell them apart one alone gets 7: twice (1 + 8) / 2 ** 8. Rows that both get right say nothing.
+    one = [True] * 7 + [False] + [True] * 50
+    two = [False] * 7 + [True] + [True] * 50
+    assert significance(one, two) == significance(two, one) == pytest.approx(2 * 9 / 256)
+    assert significance(one, one) == 1
+    assert significance([True] * 4, [False] * 4) == pytest.approx(2 / 16)
 
 
 def test_interval_by_the_binomial() -> None:
