@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from datagen.engines.vllm import VllmEngine
+from datagen.engines.local import LoadingEngine
 from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.banks import named_bank
@@ -12,7 +12,7 @@ from optimizer.merging.space import ByTensor, Coefficients, Space
 
 
 def use_merge(
-    engine: VllmEngine,
+    engine: LoadingEngine,
     config: Config,
     bunch: Bunch,
     space: Space,
@@ -26,7 +26,7 @@ def use_merge(
         coefficients: [experts, groups].
         settings: hyper-parameters that differ from the config's.
     """
-    engine.use(bunch.chat_source.reference)
+    engine.prepare(bunch.chat_source.reference)
     engine.load(
         merge_of,
         config.bunch.model_dump_json(),
