@@ -5,6 +5,7 @@ GoodbunchError            anything a user can mend: printed as one line, exit co
 ├── DataError             rows that cannot be read or made
 ├── BunchError            models that cannot be merged
 └── EngineError           an engine that cannot be reached, or does not do what is asked
+    └── EngineDiedError   one whose process ended before it answered
 """
 
 
@@ -26,3 +27,16 @@ class BunchError(GoodbunchError):
 
 class EngineError(GoodbunchError):
     """An engine that cannot be started or reached, or that does not do what is asked of it."""
+
+
+class EngineDiedError(EngineError):
+    """The process of an engine ended before it answered; another may be started and asked again.
+
+    Attributes:
+        code: its exit code; minus the signal where one ended it, none where that is not known.
+        words: the last of what it said.
+    """
+
+    def __init__(self, message: str, code: int | None = None, words: str = "") -> None:
+        super().__init__(message)
+        self.code, self.words = code, words

@@ -1,7 +1,10 @@
 """What engines share that open a model's files themselves."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datagen.chat import Message, all_prompt_ids
@@ -40,6 +43,30 @@ class LocalEngine(Engine):
 
     def _open(self, model: str) -> tuple[Weights, PreTrainedTokenizerBase]:
         return open_chat(model, self._tokenizers.get(model, model))
+
+
+class LoadingEngine(LocalEngine):
+    """An engine whose weights may be any that fit the model in use."""
+
+    @abstractmethod
+    def prepare(self, model: str) -> None:
+        """Makes ready to answer as a model, with its tokenizer; the weights stay what they are until some are loaded.
+
+        Args:
+            model: as `use` takes it. Its files are not looked at again while it stays in use.
+        """
+
+    @abstractmethod
+    def load(self, function: Callable[..., Iterator[tuple[str, torch.Tensor]]], *arguments: Any) -> None:
+        """Replaces the weights by what a function yields where they are used.
+
+        Args:
+            function: of a module's top level; yields every tensor's Hugging Face name and the tensor.
+            arguments: plain values.
+
+        Raises:
+            EngineError: the engine cannot take all of them, or has no memory for them.
+        """
 
 
 def open_chat(model: str, speaking: str = "") -> tuple[Weights, PreTrainedTokenizerBase]:

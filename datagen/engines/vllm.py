@@ -18,21 +18,30 @@ from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
-from datagen.engines.local import LocalEngine, fitting_prompts
-from datagen.errors import EngineError
+from datagen.engines.local import LoadingEngine, fitting_prompts
+from datagen.engines.memory import CPU_SPACE, crowded, shortage
+from datagen.engines.words import tail
+from datagen.errors import EngineDiedError, EngineError, GoodbunchError
 
 #: Keys of config.json that do not change the shape of a model.
 _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "use_cache", "torch_dtype"}
 
 
-class VllmEngine(LocalEngine):
-    """Generates with vLLM in this process, one model at a time."""
+class VllmEngine(LoadingEngine):
+    """Generates with vLLM in this process, one model at a time.
 
-    def __init__(self, settings: EngineConfig, tokenizers: Mapping[str, str] | None = None) -> None:
+    Args:
+        settings: how it is started.
+        tokenizers: model -> the one whose tokenizer and chat template it is asked with; by default its own.
+        quiet: whether what native code says at the start is kept off the standard error unless the start fails.
+    """
+
+    def __init__(self, settings: EngineConfig, tokenizers: Mapping[str, str] | None = None, quiet: bool = True) -> None:
         super().__init__(settings, tokenizers)
+        self._quiet = quiet
         self._llm: Any = None
         self._names: list[str] = []
-        self._shape = ""
+        self._shape = self._model = ""
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.starts = 0
 
@@ -47,6 +56,13 @@ class VllmEngine(LocalEngine):
         Args:
             model: a folder, a Hugging Face name, or `MODEL+ADAPTER`.
         """
+        self._model = ""  # its files may have changed
+        self.prepare(model)
+        self.load(iterate_tensors, model)
+
+    def prepare(self, model: str) -> None:  # noqa: D102
+        if model == self._model:
+            return
         weights, tokenizer = self._open(model)
         folder = weights.folder
         shape = _shape(folder, tokenizer)
@@ -55,8 +71,7 @@ class VllmEngine(LocalEngine):
             self._start(folder, tokenizer)
             self._shape = shape
             self._names = sorted(weights.headers)
-        self.load(iterate_tensors, model)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._model = tokenizer, model
 
     def load(self, function: Callable[..., Iterator[tuple[str, torch.Tensor]]], *arguments: Any) -> None:
         """Replaces the weights by what a function yields inside the worker, and forgets what the old ones cached.
@@ -66,7 +81,15 @@ class VllmEngine(LocalEngine):
             arguments: plain values.
         """
         name = f"{function.__module__}:{function.__qualname__}"
-        self._llm.collective_rpc("load", args=(name, list(arguments), self._names))
+        try:
+            with self._alive():
+                self._llm.collective_rpc("load", args=(name, list(arguments), self._names))
+        except Exception as error:
+            # vLLM would take the next weights for the rest of these.
+            self.close()
+            if told := crowded(str(error), self._settings):
+                raise EngineError(told) from error
+            raise
         self._llm.reset_prefix_cache()
 
     def write(  # noqa: D102
@@ -113,42 +136,69 @@ class VllmEngine(LocalEngine):
 
         self._llm.llm_engine.engine_core.shutdown()
         self._llm = self._tokenizer = None
+        self._model = ""
         cleanup_dist_env_and_memory()
         gc.collect()
 
     def _generate(self, conversations: Sequence[Sequence[Message]], params: list[Any], max_tokens: int) -> list[Any]:
         prompts = fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len)
-        # What is cached from earlier calls moves the last bits, and a resumed run has not made them.
-        self._llm.reset_prefix_cache()
-        outputs: list[Any] = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        with self._alive():
+            # What is cached from earlier calls moves the last bits, and a resumed run has not made them.
+            self._llm.reset_prefix_cache()
+            outputs: list[Any] = self._llm.generate(
+                [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False
+            )
         return outputs
+
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Tells of the death of processes that vLLM itself has started, as it does for several GPUs."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield
+        except EngineDeadError as error:
+            self.close()
+            raise EngineDiedError(
+                "vLLM's own processes must live until they have answered, but one ended; what it said stands above"
+            ) from error
 
     def _start(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         _prepare_environment(self._settings)
-        with _quiet_stderr():
+        with _quiet_stderr() if self._quiet else contextlib.nullcontext():
             try:
-                from vllm import LLM
+                self._llm = self._open_llm(folder, tokenizer)
             except ModuleNotFoundError as error:
                 raise EngineError(
                     f"engine.kind is vllm, which must be installed, but {error.name} is missing; install "
                     f"goodbunch[gpu], or set engine.kind=transformers"
                 ) from error
-            self._llm = LLM(
-                model=str(folder),
-                tokenizer=tokenizer.name_or_path,
-                dtype=_dtype(folder, self._settings.dtype),
-                max_model_len=self._settings.max_model_len,
-                gpu_memory_utilization=self._settings.memory,
-                tensor_parallel_size=self._settings.tensor_parallel,
-                enforce_eager=not torch.cuda.is_available(),
-                # On a CPU a prompt that is read in parts cannot be sampled from by a seed of its own.
-                enable_chunked_prefill=None if torch.cuda.is_available() else False,
-                worker_extension_cls="datagen.engines.worker.LoadWeights",
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                seed=0,
-            )
+            except (ValueError, RuntimeError) as error:
+                # With several GPUs the cause is told by another process, on the standard error alone.
+                said = f"{error}\n{tail(2)}"
+                if told := shortage(said, self._settings, torch.cuda.is_available()):
+                    raise EngineError(told) from error
+                raise
         self.starts += 1
+
+    def _open_llm(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
+        from vllm import LLM
+
+        return LLM(
+            model=str(folder),
+            tokenizer=tokenizer.name_or_path,
+            dtype=_dtype(folder, self._settings.dtype),
+            max_model_len=self._settings.max_model_len,
+            gpu_memory_utilization=self._settings.memory,
+            tensor_parallel_size=self._settings.tensor_parallel,
+            enforce_eager=not torch.cuda.is_available(),
+            # On a CPU a prompt that is read in parts cannot be sampled from by a seed of its own.
+            enable_chunked_prefill=None if torch.cuda.is_available() else False,
+            worker_extension_cls="datagen.engines.worker.LoadWeights",
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            seed=0,
+        )
 
 
 def _prepare_environment(settings: EngineConfig) -> None:
@@ -156,19 +206,21 @@ def _prepare_environment(settings: EngineConfig) -> None:
     if settings.tensor_parallel == 1:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault(CPU_SPACE, "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Keeps start-up chatter of native code off the terminal unless the start fails."""
+    """Keeps start-up chatter of native code off the terminal unless the start fails for no reason that we know."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
         os.dup2(chatter.fileno(), 2)
         try:
             yield
+        except GoodbunchError:
+            raise
         except BaseException:
             chatter.seek(0)
             os.write(saved, chatter.read())

@@ -1,6 +1,7 @@
 """What runs inside the vLLM worker process: weights replaced in place, so one start serves a whole bunch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ class LoadWeights:
             How many tensors were loaded.
 
         Raises:
-            RuntimeError: other tensors were yielded than wanted; vLLM itself would only warn and keep the old ones.
+            RuntimeError: other tensors were yielded than wanted, or not all of vLLM's were made of them; vLLM itself
+                would only warn, and keep the old ones or whatever the memory held.
         """
         module, _, name = function.partition(":")
         yielded: set[str] = set()
@@ -38,11 +40,41 @@ class LoadWeights:
                 yielded.add(tensor_name)
                 yield tensor_name, tensor
 
-        self.model_runner.reload_weights(weights_iterator=counted(), is_checkpoint_format=True)
+        model = self.model_runner.get_model()
+        with _watched(model) as missing:
+            self.model_runner.reload_weights(weights_iterator=counted(), is_checkpoint_format=True)
         if odd := yielded ^ set(wanted):
             raise RuntimeError(f"{function} must yield every tensor once, but {len(odd)} differ, such as {min(odd)}")
-        _refresh_embeddings(self.model_runner.get_model())
+        if missing:
+            raise RuntimeError(
+                f"vLLM must load every tensor of its {type(model).__name__}, but {len(missing)} got nothing, such as "
+                f"{min(missing)}"
+            )
+        _refresh_embeddings(model)
         return len(yielded)
+
+
+@contextmanager
+def _watched(model: Any) -> Iterator[set[str]]:
+    """Yields the model's own tensors that are not loaded while it is watched, complete at the end.
+
+    A model that does not tell what it has loaded is taken at its word.
+    """
+    # Taken beforehand: in the midst of a reload a tied head has a name of its own.
+    own = {name for name, _ in model.named_parameters()}
+    missing: set[str] = set()
+    load: Callable[[Iterable[tuple[str, torch.Tensor]]], set[str] | None] = model.load_weights
+
+    def watched(weights: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:
+        loaded = load(weights)
+        missing.update(() if loaded is None else own - loaded)
+        return loaded
+
+    model.load_weights = watched
+    try:
+        yield missing
+    finally:
+        del model.load_weights
 
 
 def _refresh_embeddings(model: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from datagen.engines.vllm import VllmEngine
+from datagen.engines.local import LoadingEngine
 from optimizer.bunch import Bunch, Source, open_sources
 from optimizer.config import Config
 from optimizer.engines.banks import named_bank
@@ -20,7 +20,7 @@ _COSMETIC = ("_name_or_path", "transformers_version", "use_cache")
 
 
 def use_merge(
-    engine: VllmEngine,
+    engine: LoadingEngine,
     config: Config,
     bunch: Bunch,
     space: Space,
@@ -34,7 +34,7 @@ def use_merge(
         coefficients: [experts, groups].
         settings: hyper-parameters that differ from the config's.
     """
-    engine.use(bunch.chat_source.reference)
+    engine.prepare(bunch.chat_source.reference)
     engine.load(
         merge_of,
         config.bunch.model_dump_json(),
@@ -60,7 +60,7 @@ def merge_of(
     return bank.merged(coefficients, bank.model_dtype)
 
 
-def use_recipe(engine: VllmEngine, path: Path) -> None:
+def use_recipe(engine: LoadingEngine, path: Path) -> None:
     """Makes a recipe's merge the model that answers; only the recipe's place travels to the worker.
 
     Args:

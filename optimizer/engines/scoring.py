@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
 from optimizer.bunch import Bunch
+from optimizer.engines.live import live_parameters
 from optimizer.engines.outputs import Measure, Outputs
 from optimizer.engines.teachers import Teacher, Teachers, Top, divergence
 from optimizer.merging.bank import Bank, Weights
@@ -38,14 +39,7 @@ class ScoringEngine:
         self._bank = bank
         self.model = _empty_model(bunch.base.folder, bank.model_dtype).to(self.device)
         self.model.eval()
-        live = dict(self.model.named_parameters())
-        if unknown := sorted(set(bunch.names) - set(live)):
-            raise BunchError(
-                f"every tensor of a checkpoint must be a parameter of its model, but {unknown[0]} and "
-                f"{len(unknown) - 1} more are not in {type(self.model).__name__}; save the sources with this "
-                f"version of transformers"
-            )
-        self._live = {name: live[name] for name in bunch.names}
+        self._live = live_parameters(self.model, bunch.names)
         for name, parameter in [*self._live.items(), *_untied(self.model, self._live)]:
             parameter.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
         for module in self.model.modules():
@@ -141,7 +135,7 @@ class ScoringEngine:
         flat = torch.cat([slope.flatten() for slope in self._slopes.values()]).cpu()
         parts = torch.split(flat, [slope.numel() for slope in self._slopes.values()])
         found = {name: part.numpy() for name, part in zip(self._slopes, parts, strict=True)}
-        shapes = {name: np.shape(self._at[name]) for name in self._live}
+        shapes = {name: np.shape(at) for name, at in self._at.items()}
         return {name: found[name].reshape(s) if name in found else np.zeros(s) for name, s in shapes.items()}
 
     def _outputs(self, batch: Batch, tops: Mapping[int, Top]) -> Outputs:

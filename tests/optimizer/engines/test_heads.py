@@ -8,7 +8,9 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
+    GPTNeoXConfig,
     GraniteConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
 )
@@ -32,12 +34,15 @@ _SMALL = {
     "pad_token_id": 0,
 }
 
-#: What is done to logits after the head: nothing, a cap, and two kinds of scaling.
+#: What is done to logits after the head: nothing, a cap, and two kinds of scaling; and heads that a checkpoint calls by
+#: another name than the live model, and layers whose matrices are fused.
 CONFIGS: dict[str, PretrainedConfig] = {
     "qwen2": Qwen2Config(**_SMALL, num_key_value_heads=2, tie_word_embeddings=True),
     "gemma2": Gemma2Config(**_SMALL, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5),
     "granite": GraniteConfig(**_SMALL, num_key_value_heads=2, logits_scaling=4.0),
     "cohere": CohereConfig(**_SMALL, num_key_value_heads=2, logit_scale=0.25),
+    "gpt_neox": GPTNeoXConfig(**_SMALL, tie_word_embeddings=False),
+    "phi3": Phi3Config(**_SMALL, num_key_value_heads=2, tie_word_embeddings=False),
 }
 
 SEQUENCES = [([5, 6, 7], [8, 9]), ([3], [4, 4, 4]), ([11, 12, 13, 14, 15], [16]), ([7, 7], [21, 22, 23, 24])]
