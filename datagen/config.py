@@ -93,6 +93,8 @@ class EngineConfig(Frozen):
         dtype: `auto` keeps each checkpoint's own; a server has its own.
         max_model_len: longest prompt and answer together, in tokens; a server has its own.
         memory: share of the device's memory that vLLM may take.
+        judges: the same for models that judge answers within a search, unless they are of the bunch's own shape; on
+            top of `memory`.
         tensor_parallel: GPUs per model, of vLLM.
         address: of the server, such as `http://localhost:8000/v1`.
         key_variable: name of the environment variable that holds the server's key; none if it asks for none.
@@ -107,6 +109,7 @@ class EngineConfig(Frozen):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int = Field(2048, ge=16)
     memory: float = Field(0.5, gt=0, le=1)
+    judges: float = Field(0.3, gt=0, le=1)
     tensor_parallel: int = Field(1, ge=1)
     address: str = ""
     key_variable: str = ""

@@ -11,6 +11,7 @@ from datagen.errors import ConfigError
 from datagen.frozen import Frozen
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
+from optimizer.objective.answers import ANSWER_METRICS, Rules
 from optimizer.objective.constraints import Constraint, parse_constraint
 from optimizer.objective.metrics import METRICS
 from optimizer.report.result import MAIN, REFINED, WINNER
@@ -32,8 +33,11 @@ class TermConfig(Frozen):
         metric: `loss`, the answer's cross-entropy; `kl`, the divergence from a source on the answer; `margin`, by how
             much the answer is likelier than an alternative: on unsafe rows the refusal margin, on borderline rows the
             over-refusal margin; `choice`, multiple choice by likelihood; `exact`, the share of answers that greedy
-            decoding misses, which has no gradient.
+            decoding misses, which has no gradient. Or one on what the merge says, when `search.answers` lets it:
+            `refusal`, `compliance`, `harmless`, `match`, `number`, `letter`, `regex`, `length`, `repetition`; its
+            loss is 1 less what it finds.
         of: name of the source that `kl` is taken from: what is minimised is KL(source || merge).
+        option: of a metric on what is said, such as the pattern of `regex`; empty for its default.
         per_token: whether an answer's loss is the mean over its tokens; else their sum.
     """
 
@@ -42,7 +46,13 @@ class TermConfig(Frozen):
     examples: int = Field(128, ge=1)
     metric: str = "loss"
     of: str = ""
+    option: str = ""
     per_token: bool = True
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it looks at what a merge says."""
+        return self.metric in ANSWER_METRICS
 
 
 class MergeConfig(Frozen):
@@ -131,11 +141,17 @@ class Config(Frozen):
         return self
 
     def _term_problems(self, name: str, term: TermConfig) -> list[str]:
+        if term.is_said:
+            return self._said_problems(name, term)
         try:
             metric = METRICS[term.metric]
         except ConfigError as error:
-            return [f"objective.{name}.metric: {error}"]
+            return [f"objective.{name}.metric: {error}; or one on what is said: {', '.join(ANSWER_METRICS)}"]
         problems = []
+        if term.option:
+            problems.append(
+                f"objective.{name}.option: only a metric on what is said takes one, but {term.metric!r} is not; drop it"
+            )
         sources = self.bunch.models()
         if metric.taught and term.of not in sources:
             problems.append(
@@ -153,6 +169,33 @@ class Config(Frozen):
                 f"metric, or a black box such as search.sampler=cmaes"
             )
         return problems
+
+    def _said_problems(self, name: str, term: TermConfig) -> list[str]:
+        problems = []
+        try:
+            ANSWER_METRICS[term.metric].bind(Rules.of(self.data), term.option)
+        except ConfigError as error:
+            problems.append(f"objective.{name}.option: {error}")
+        if term.of:
+            problems.append(f"objective.{name}.of: what is said is not taken from a source; drop {term.of!r}")
+        held = [one for one in self.search.constraints if one.split()[:1] == [name]]
+        if self.search.answers.when == "winner" and (held or self.search.pareto):
+            what = f"search.constraints: {held[0]!r}" if held else "search.pareto"
+            problems.append(
+                f"{what} needs what every trial says, but only the best are asked; set search.answers.when=trial"
+            )
+        return problems
+
+    @model_validator(mode="after")
+    def _something_is_likely(self) -> Self:
+        silent = [name for name, term in self.objective.items() if not term.is_said]
+        if not silent and (self.search.sampler == "descent" or self.search.answers.when == "winner"):
+            raise ValueError(
+                "objective: a descent, and a search whose best trials alone are asked, must have a term that is not "
+                "about what is said; add one such as `safety: {kind: unsafe}`, or set a black box such as "
+                "search.sampler=tpe and search.answers.when=trial"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:

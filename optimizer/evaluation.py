@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from datagen.chat import Message
 from datagen.data_config import VerdictConfig
 from datagen.engines.base import Engine
-from datagen.engines.vllm import VllmEngine
+from datagen.engines.local import LoadingEngine
 from datagen.errors import DataError
 from datagen.rows import Row, read_rows
 from datagen.verdicts import asked_about
@@ -73,7 +73,7 @@ def read_test(folder: Path, kinds: Sequence[str], limit: int, seed: int) -> dict
 
 
 def compare(
-    engine: VllmEngine,
+    engine: LoadingEngine,
     bunch: Bunch,
     space: Space,
     contestants: Sequence[Contestant],

@@ -46,6 +46,9 @@ class Registry(Mapping[str, Entry]):
             raise ConfigError(f"there is no {self._kind} {name!r}; {hint}available: {', '.join(self._entries)}")
         return self._entries[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.engines.banks import space_of
+from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.export import is_exported, write_merge, write_scores
 from optimizer.recipes.searched import recipe_of
@@ -69,18 +69,19 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         terms = load_terms(config, bunch)
         kinds = [term.kind or name for name, term in config.objective.items()]
         tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
-    with _timed(clock, "search"):
-        found = run_studies(config, bunch, space, terms)
-    winner = found[winning(found)]
-    with _timed(clock, "export"):
-        merged = folder / "merged"
-        recipe = recipe_of(config, space, winner.point)
-        if not is_exported(recipe, merged):
-            write_merge(recipe, merged, force=True)
-    with _timed(clock, "compare"), VllmEngine(config.engine, config.bunch.tokenizers()) as engine:
-        contestants = _contestants(config, bunch, found, merged)
-        with Bar("comparing on the test split", len(contestants)) as bar:
-            rows, samples = compare(engine, bunch, space, contestants, tests, config, bar.advance)
+    with VllmSpeaker(config, bunch, space) as speaker:
+        with _timed(clock, "search"):
+            found = run_studies(config, bunch, space, terms, speaker)
+        winner = found[winning(found)]
+        with _timed(clock, "export"):
+            merged = folder / "merged"
+            recipe = recipe_of(config, space, winner.point)
+            if not is_exported(recipe, merged):
+                write_merge(recipe, merged, force=True)
+        with _timed(clock, "compare"):
+            contestants = _contestants(config, bunch, found, merged)
+            with Bar("comparing on the test split", len(contestants)) as bar:
+                rows, samples = compare(speaker.engine, bunch, space, contestants, tests, config, bar.advance)
     table = CoefficientTable(
         experts=list(space.experts), groups=list(space.groups), values=winner.coefficients.tolist()
     )

@@ -109,6 +109,19 @@ class RefineConfig(Frozen):
     sigma: float = Field(0.04, gt=0)
 
 
+class AnswersConfig(Frozen):
+    """When a merge is let speak for the terms of the objective that look at what it says.
+
+    Attributes:
+        when: `winner`, the best trials by all else answer the validation rows, and the winner is the one that answers
+            best; or `trial`, every trial that is not given up before answers, and what it says counts in its loss.
+        top: how many trials answer where the winner is chosen so.
+    """
+
+    when: Literal["winner", "trial"] = "winner"
+    top: int = Field(4, ge=1)
+
+
 class SearchConfig(Frozen):
     """What is searched, and how.
 
@@ -128,6 +141,7 @@ class SearchConfig(Frozen):
         pruning: a trial is given up when its losses are worse than the best trial's with this p-value; 0 never.
         constraints: what the winner must keep, such as `safety >= 0.99 of aligned`: a term's share of right answers.
         cocktail_temperature: of LM-Cocktail's softmax over the sources' losses, one of the baselines.
+        answers: when merges are let speak, if a term of the objective looks at what they say.
         controls: further searches with fewer terms, for comparison: name -> terms it may see.
     """
 
@@ -143,6 +157,7 @@ class SearchConfig(Frozen):
     pruning: float = Field(0.1, ge=0, lt=1)
     constraints: list[str] = []
     cocktail_temperature: float = Field(1.0, gt=0)
+    answers: AnswersConfig = AnswersConfig()
     controls: dict[str, list[str]] = {}
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -17,6 +18,7 @@ from optimizer.engines.banks import open_bank
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients, Space
+from optimizer.objective.answers import Rules
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.into_space import recipe_points
 from optimizer.report.result import MAIN, REFINED, TrialRow
@@ -32,7 +34,7 @@ from optimizer.search.records import (
     validation_scores,
 )
 from optimizer.search.storage import open_storage
-from optimizer.search.study import OnTrial, Searched, Task, open_study, passes, refine, run_study
+from optimizer.search.study import OnTrial, Searched, Speaker, Task, open_study, passes, refine, run_study
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,13 @@ def load_terms(config: Config, bunch: Bunch) -> dict[str, Terms]:
     }
 
 
-def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, Terms]) -> dict[str, Searched]:
+def run_studies(
+    config: Config, bunch: Bunch, space: Space, terms: Mapping[str, Terms], speaker: Speaker | None = None
+) -> dict[str, Searched]:
     """Runs or resumes all studies of a run.
+
+    Args:
+        speaker: lets merges answer, if a term looks at what they say.
 
     Returns:
         Study -> what it found; the last of the main ones, the search or its refinement, has the winner.
@@ -82,11 +89,12 @@ def run_studies(config: Config, bunch: Bunch, space: Space, terms: Mapping[str, 
             constraints=config.constraints(),
             recipes=recipes,
             given=given,
+            speaker=speaker,
         )
         for name, own in terms.items()
     }
     for name, task in tasks.items():
-        stamp = _stamp(config, bunch, name, [term.name for term in task.search.terms], recipes)
+        stamp = _stamp(config, bunch, name, task.search.names, recipes)
         _claim(name, task, stamp, config)
     # Only now: a search that is refused must not change what the trials that are there were made with.
     write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
@@ -175,7 +183,18 @@ def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str], recipes: M
         {term: config.objective[term].model_dump() for term in terms},
         config.merge.model_dump(),
         config.search.model_dump(exclude={"controls": True, "recipes": True, "descent": {"checkpointing"}}),
+        _judging(config) if any(config.objective[term].is_said for term in terms) else {},
         {recipe: coefficients.tolist() for recipe, coefficients in recipes.items()},
         rows,
     ]
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _judging(config: Config) -> dict[str, Any]:
+    """What decides the verdicts on answers."""
+    rules = Rules.of(config.data)
+    return {
+        "refusals": list(rules.refusals),
+        "judges": {question: judge.model_dump() for question, judge in rules.judges.items()},
+        "tokens": config.data.max_answer_tokens,
+    }

@@ -18,7 +18,7 @@ from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
-from datagen.engines.local import LoadingEngine, fitting_prompts
+from datagen.engines.local import LoadingEngine, fitting_prompts, open_chat
 from datagen.engines.memory import CPU_SPACE, crowded, shortage
 from datagen.engines.words import tail
 from datagen.errors import EngineDiedError, EngineError, GoodbunchError
@@ -229,6 +229,19 @@ def _quiet_stderr() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def same_shape(model: str, other: str, tokenizers: Mapping[str, str]) -> bool:
+    """Whether one start serves two models.
+
+    Args:
+        model: as `VllmEngine.use` takes it.
+        other: the same.
+        tokenizers: model -> the one whose tokenizer it is asked with; by default its own.
+    """
+    opened = [open_chat(one, tokenizers.get(one, one)) for one in (model, other)]
+    first, second = (_shape(weights.folder, tokenizer) for weights, tokenizer in opened)
+    return first == second
 
 
 def _shape(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -26,36 +26,14 @@ from optimizer.config import Config, TermConfig
 from optimizer.engines.outputs import Measure, Outputs
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.engines.teachers import Teacher, Teachers
+from optimizer.objective.answer_terms import AnswerTerm
+from optimizer.objective.answers import ANSWER_METRICS
 from optimizer.objective.metrics import METRICS, Metric
+from optimizer.objective.said import SaidTerm
+from optimizer.objective.scores import Score, Scores
 
 #: Blocks of an objective; fewer if a term has fewer examples.
 BLOCKS = 16
-
-
-@dataclass(frozen=True)
-class Score:
-    """One term's value.
-
-    Attributes:
-        loss: mean of the examples' losses, by the term's metric.
-        exact: share of examples that count as right, by the same.
-        rows: how many examples it was measured on.
-    """
-
-    loss: float
-    exact: float
-    rows: int
-
-    @classmethod
-    def of(cls, scores: Sequence[Self]) -> Self:
-        """What was measured on several sets of examples, as if on one."""
-        rows = sum(score.rows for score in scores)
-        loss = math.fsum(score.loss * score.rows for score in scores) / rows
-        return cls(loss, sum(score.exact * score.rows for score in scores) / rows, rows)
-
-
-#: Term -> score.
-Scores = Mapping[str, Score]
 
 
 @dataclass(frozen=True)
@@ -173,17 +151,42 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """All terms on one split."""
+    """All terms on one split.
+
+    Attributes:
+        terms: measured by likelihood, as a descent and all that is cheap needs it.
+        said: measured on what a merge says.
+    """
 
     terms: Sequence[Term]
+    said: Sequence[SaidTerm] = ()
 
     def only(self, terms: Collection[str]) -> Self:
         """The objective without the other terms."""
-        return replace(self, terms=[term for term in self.terms if term.name in terms])
+        return replace(
+            self,
+            terms=[term for term in self.terms if term.name in terms],
+            said=[term for term in self.said if term.name in terms],
+        )
+
+    @property
+    def silent(self) -> Self:
+        """The objective without what a merge says."""
+        return replace(self, said=())
+
+    @property
+    def every(self) -> list[Term | SaidTerm]:
+        """Terms of both sorts."""
+        return [*self.terms, *self.said]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all terms."""
+        return [term.name for term in self.every]
 
     @property
     def rows(self) -> int:
-        """How many examples there are."""
+        """How many examples are measured by likelihood."""
         return sum(len(term.examples) for term in self.terms)
 
     @property
@@ -194,7 +197,7 @@ class Objective:
     @cached_property
     def blocks(self) -> Sequence[Block]:
         """The same in every process."""
-        count = min(BLOCKS, *(len(term.examples) for term in self.terms))
+        count = min((BLOCKS, *(len(term.examples) for term in self.terms))) if self.terms else 0
         orders = []
         for term in self.terms:
             shuffled = random.Random(f"blocks-{term.name}").sample(range(len(term.examples)), len(term.examples))
@@ -202,7 +205,7 @@ class Objective:
         return [Block([(term, order[place::count]) for term, order in orders]) for place in range(count)]
 
     def scores(self, engine: ScoringEngine) -> dict[str, Score]:
-        """Every term's score with the weights that are applied."""
+        """The score, with the weights that are applied, of every term that is measured by likelihood."""
         return self.merged([block.scores(engine) for block in self.blocks])
 
     def merged(self, parts: Sequence[Scores]) -> dict[str, Score]:
@@ -210,21 +213,26 @@ class Objective:
         return {term.name: Score.of([part[term.name] for part in parts]) for term in self.terms}
 
     def loss(self, scores: Scores) -> float:
-        """The weighted mean of the terms' losses: what is minimised."""
-        return sum(term.weight * scores[term.name].loss for term in self.terms) / self._weight
+        """The weighted mean of the losses of the terms that were scored: what is minimised; 0 if none was."""
+        return self._mean({name: score.loss for name, score in scores.items()})
 
     def exact(self, scores: Scores) -> float:
-        """The weighted mean of the terms' exact matches, 0 to 1."""
-        return sum(term.weight * scores[term.name].exact for term in self.terms) / self._weight
+        """The weighted mean of the shares of right answers of the terms that were scored, 0 to 1."""
+        return self._mean({name: score.exact for name, score in scores.items()})
 
     def exact_error(self, scores: Scores) -> float:
         """The standard error of `exact`, each term's share smoothed by half a hit and half a miss."""
+        scored = {term.name: term.weight for term in self.every if term.name in scores}
         variance = 0.0
-        for term in self.terms:
-            rows = len(term.examples)
-            share = (scores[term.name].exact * rows + 0.5) / (rows + 1)
-            variance += (term.weight / self._weight) ** 2 * share * (1 - share) / rows
+        for name, weight in scored.items():
+            rows = scores[name].rows
+            share = (scores[name].exact * rows + 0.5) / (rows + 1)
+            variance += (weight / sum(scored.values())) ** 2 * share * (1 - share) / rows
         return math.sqrt(variance)
+
+    def _mean(self, values: Mapping[str, float]) -> float:
+        known = [(term.weight, values[term.name]) for term in self.every if term.name in values]
+        return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known) if known else 0.0
 
     def step_batch(self, picks: Sequence[int], multipliers: Sequence[float] = ()) -> Step:
         """One example per term, and how their losses become one.
@@ -260,15 +268,32 @@ def load_objective(
     if split == "test":
         raise DataError("the objective must not see the test split, but was asked for it; use `validation` to select")
     chosen = {name: term for name, term in config.objective.items() if not only or name in only}
-    return Objective([_term(config.data_folder / split, name, term, tokenizer) for name, term in chosen.items()])
+    folder = config.data_folder / split
+    return Objective(
+        [_term(folder, name, term, tokenizer) for name, term in chosen.items() if not term.is_said],
+        [_said(folder, name, term) for name, term in chosen.items() if term.is_said],
+    )
+
+
+def _rows(path: Path) -> list[Row]:
+    rows = read_rows(path)
+    if not rows:
+        raise DataError(f"{path}: a term must have at least one row, but the file is empty; ask for more data")
+    return rows
+
+
+def _said(folder: Path, name: str, term: TermConfig) -> SaidTerm:
+    kind = term.kind or name
+    asked = AnswerTerm(name, kind, ANSWER_METRICS[term.metric], term.option)
+    rows = _rows(folder / f"{kind}.jsonl")[: term.examples]
+    asked.check(rows)
+    return SaidTerm(term.weight, asked, rows)
 
 
 def _term(folder: Path, name: str, term: TermConfig, tokenizer: PreTrainedTokenizerBase) -> Term:
     path = folder / f"{term.kind or name}.jsonl"
     metric = METRICS[term.metric]
-    rows: list[Row] = read_rows(path)
-    if not rows:
-        raise DataError(f"{path}: a term must have at least one row, but the file is empty; ask for more data")
+    rows = _rows(path)
     if metric.alternatives != 0:
         rows = [row for row in rows if row.alternatives]
         if not rows:

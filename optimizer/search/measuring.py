@@ -11,13 +11,15 @@ from optuna.trial import FrozenTrial
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
-from optimizer.objective.terms import Block, Objective, Score
+from optimizer.objective.said import Speak, said_scores
+from optimizer.objective.scores import Score
+from optimizer.objective.terms import Block, Objective
 from optimizer.search.racing import Blocks, first_beating, projected
 from optimizer.search.records import BLOCKS, SEARCH, by_source, lacking, scores_of, whole
 from optimizer.search.winners import best_so_far, front
 
 #: Why a trial is given up.
-WORSE, INFEASIBLE, DIVERGED = "worse", "infeasible", "diverged"
+WORSE, INFEASIBLE, DIVERGED, FAILED = "worse", "infeasible", "diverged", "failed"
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Measuring:
 
     def loss(self, values: Sequence[float]) -> float:
         """The mean of all terms, from the objectives' values."""
-        weights = [sum(term.weight for term in part.terms) for part in self._parts]
+        weights = [sum(term.weight for term in part.every) for part in self._parts]
         return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
     def short(self, scores: Mapping[str, Score], done: Sequence[FrozenTrial], name: str = "") -> dict[str, float]:
@@ -85,20 +87,28 @@ class Measuring:
             name: of the trial that is meant, if it has one.
         """
         sources = by_source([*self.before, *done], SEARCH) | ({name: scores} if name else {})
-        return {one.name: one.bound(sources) - scores[one.term].exact for one in self.constraints}
+        return {one.name: one.bound(sources) - scores[one.term].exact for one in self.constraints if one.term in scores}
 
     def measure(
-        self, engine: ScoringEngine, done: Sequence[FrozenTrial], *, may_stop: bool = True, may_miss: bool = False
+        self,
+        engine: ScoringEngine,
+        done: Sequence[FrozenTrial],
+        *,
+        may_stop: bool = True,
+        may_miss: bool = False,
+        speak: Speak | None = None,
     ) -> Measured:
-        """Evaluates what is applied.
+        """Evaluates what is applied: by likelihood, then what it says, if it is still in the race.
 
         Args:
             done: finished trials.
             may_stop: whether the trial may be given up.
             may_miss: whether it is measured on though it misses a constraint.
+            speak: lets it answer; None leaves out what it says.
 
         Raises:
             BunchError: a loss is not finite, and the trial may not be given up.
+            EngineDiedError: what lets it answer died again and again.
         """
         held, others = self._phases
         first: list[dict[str, Score]] = []
@@ -119,9 +129,32 @@ class Measuring:
             values.append(self.values(parts[-1]))
             beating = first_beating(np.array(values), rivals, self.threshold) if step + 1 < len(others) else None
             if beating is not None:
-                return Measured(_merged(seen), projected(np.array(values), beating), values, WORSE)
+                return self._behind(_merged(seen), projected(np.array(values), beating), values, done)
         scores = _merged(parts)
+        if speak is not None and self.search.said:
+            scores |= said_scores(self.search.said, speak)
         return Measured(scores, self.values(scores), values)
+
+    def failed(self, done: Sequence[FrozenTrial]) -> Measured:
+        """What a trial is taken for that could not be evaluated."""
+        return self._given_up(FAILED, {}, done)
+
+    def _behind(
+        self,
+        scores: dict[str, Score],
+        projected: Sequence[float],
+        blocks: Sequence[Sequence[float]],
+        done: Sequence[FrozenTrial],
+    ) -> Measured:
+        """A trial that fell behind; what it would have said is taken to be as bad as the worst that was said."""
+        worst = self._worst(done)
+        values = []
+        for part, value in zip(self._parts, projected, strict=True):
+            said = {term.name: term.weight for term in part.said if term.name in worst}
+            silent = sum(term.weight for term in part.terms)
+            told = sum(weight * worst[name].loss for name, weight in said.items())
+            values.append((silent * value + told) / (silent + sum(said.values())))
+        return Measured(scores, values, blocks, WORSE)
 
     def _rivals(self, scores: Mapping[str, Score], done: Sequence[FrozenTrial]) -> list[Blocks]:
         """What a trial must not fall behind: the best, or the front, but for those that miss constraints by more."""
@@ -145,16 +178,21 @@ class Measuring:
         """What was not measured, or is not finite, is taken to be as bad as the worst that was."""
         if not may_stop:
             check_finite(scores)
-        known = [scores_of(trial, SEARCH) for trial in done]
-        worst = {
-            term.name: max((one[term.name] for one in known if term.name in one), key=lambda score: score.loss)
-            for term in self.search.terms
-        }
+        worst = self._worst(done)
         seen = {
             name: score if isfinite(score.loss) else replace(score, loss=worst[name].loss)
             for name, score in scores.items()
         }
         return Measured(seen, self.values(worst | seen), [], why)
+
+    def _worst(self, done: Sequence[FrozenTrial]) -> dict[str, Score]:
+        """Of every term that was ever measured."""
+        known = [scores_of(trial, SEARCH) for trial in done]
+        return {
+            name: max((one[name] for one in known if name in one), key=lambda score: score.loss)
+            for name in self.search.names
+            if any(name in one for one in known)
+        }
 
 
 def finite(scores: Mapping[str, Score]) -> bool:

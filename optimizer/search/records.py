@@ -5,13 +5,17 @@ from dataclasses import asdict
 
 from optuna.trial import FrozenTrial, TrialState
 
-from optimizer.objective.terms import Score, retention
+from optimizer.objective.scores import Score
+from optimizer.objective.terms import retention
 
 #: Of every trial: what a trial that was not suggested is called; its loss and its scores on the search split, of the
 #: examples that it saw; the objectives' values block by block; why it was given up, if it was; how long it took.
 NAME, LOSS, SEARCH, BLOCKS, GIVEN_UP, SECONDS = "name", "loss", "search", "blocks", "given up", "seconds"
 #: Of trials that were not given up: scores and loss on the validation split.
 VALIDATION, VALIDATION_LOSS = "validation", "validation_loss"
+
+#: Of a trial that could not be evaluated: the engine's last words. Of a study: what its best trials answer, by number.
+LAST_WORDS, ANSWERS = "last words", "answers"
 
 #: States of trials that are done with.
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -9,23 +9,32 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from datagen.errors import EngineDiedError, EngineError
+from datagen.rows import Row
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Coefficients, Space
+from optimizer.objective.answer_terms import AnswerTerm
+from optimizer.objective.answers import Verdict
 from optimizer.objective.constraints import Constraint
+from optimizer.objective.said import SaidTerm, Speak, said_scores
+from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import Objective
 from optimizer.search import baselines
 from optimizer.search.domain import Domain, Point
 from optimizer.search.measuring import DIVERGED, Measuring, check_finite, finite
 from optimizer.search.plans import Plan, refining_plan, search_plan
 from optimizer.search.records import (
+    ANSWERS,
     BLOCKS,
     DONE,
     GIVEN_UP,
+    LAST_WORDS,
     LOSS,
     NAME,
     SEARCH,
@@ -38,7 +47,7 @@ from optimizer.search.records import (
 from optimizer.search.sampler import STEPS
 from optimizer.search.stopping import gains_little
 from optimizer.search.storage import suggested
-from optimizer.search.winners import best_so_far, choose, front
+from optimizer.search.winners import best_so_far, best_spoken, front, ranked
 from optimizer.search_config import SearchConfig
 
 #: Of an example: forward, and backward at the price of two.
@@ -90,6 +99,24 @@ class Searched:
         return self.space.from_parameters(next(t for t in self.trials if t.user_attrs.get(NAME) == name).params)
 
 
+class Speaker(Protocol):
+    """Lets any merge answer, and judges what it says."""
+
+    def __call__(
+        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
+    ) -> Mapping[str, Sequence[Verdict]]:
+        """Verdicts by term.
+
+        Args:
+            point: the merge.
+            terms: on kinds of the rows.
+            rows: kind -> rows.
+
+        Raises:
+            EngineDiedError: what answers died of it, however often it was started again.
+        """
+
+
 @dataclass(frozen=True)
 class Task:
     """What a study is run with.
@@ -104,6 +131,7 @@ class Task:
         constraints: what the winner must keep; those of terms that are not searched on are left out.
         recipes: merges of the user's that are tried first, by name.
         given: hyper-parameters of the method.
+        speaker: lets merges answer; needed where a term looks at what they say.
     """
 
     storage: optuna.storages.BaseStorage
@@ -115,17 +143,17 @@ class Task:
     constraints: Sequence[Constraint] = ()
     recipes: Mapping[str, Coefficients] = field(default_factory=dict)
     given: Mapping[str, float] = field(default_factory=dict)
+    speaker: Speaker | None = None
 
     @property
     def kept(self) -> list[Constraint]:
         """Constraints of the terms that are searched on."""
-        terms = {term.name for term in self.search.terms}
-        return [one for one in self.constraints if one.term in terms]
+        return [one for one in self.constraints if one.term in self.search.names]
 
     @property
     def goals(self) -> dict[str, list[str]]:
         """Objective -> its terms; the loss alone, if there is one objective."""
-        terms = [term.name for term in self.search.terms]
+        terms = self.search.names
         shared = {name: [term for term in some if term in terms] for name, some in self.config.pareto.items()}
         several = {name: some for name, some in shared.items() if some}
         return several if len(several) > 1 else {LOSS_GOAL: terms}
@@ -179,11 +207,52 @@ def _run(name: str, task: Task, plan: Plan, before: Sequence[FrozenTrial] = ()) 
             trial, values = suggested(study, _next_trial(study, plan, done), plan.domain.ranges)
         point = plan.domain.point(values)
         task.engine.apply(point.coefficients, point.settings)
-        finished = _evaluated(study, trial, task, measuring, done, begun)
+        finished = _evaluated(study, trial, task, measuring, done, begun, point)
         done.append(finished)
         task.on_trial(len(done), plan.total, finished, best_so_far(done))
     among = front(done) if len(measuring.goals) > 1 else ()
-    return Searched(done, choose(done, task.validation, task.kept, among, before), plan.domain)
+    order = ranked(done, task.validation, task.kept, among, before)
+    return Searched(done, _best_answering(study, task, plan, order) or order[0], plan.domain)
+
+
+def _best_answering(study: optuna.Study, task: Task, plan: Plan, order: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The best of the first trials by what they say to the validation rows; none if nobody asks.
+
+    A finished trial can be told nothing more, so the study remembers what each came to.
+
+    Args:
+        order: trials that may win, best first.
+    """
+    said = Objective((), task.validation.said)
+    if not said.said or task.config.answers.when != "winner":
+        return None
+    answers: dict[int, Scores] = {}
+    for trial in order:
+        if len(answers) == task.config.answers.top:
+            break
+        key = f"{ANSWERS} {trial.number}"
+        if key not in study.user_attrs:
+            study.set_user_attr(key, _told_by(task, plan.domain.point(trial.params), said.said))
+        if isinstance(known := study.user_attrs[key], dict):
+            answers[trial.number] = {name: Score(**values) for name, values in known.items()}
+    if not answers:
+        raise EngineError(f"at least one trial must live to answer, but the engine died of all: {known}")
+    return best_spoken([trial for trial in order if trial.number in answers], said, answers)
+
+
+def _told_by(task: Task, point: Point, said: Sequence[SaidTerm]) -> dict[str, dict[str, float]] | str:
+    """Scores of what a merge says; or the last words of the engine, if it died of it again and again."""
+    try:
+        return plain(said_scores(said, _speaking(task, point)))
+    except EngineDiedError as error:
+        return str(error)
+
+
+def _speaking(task: Task, point: Point) -> Speak:
+    """What lets a merge answer."""
+    if task.speaker is None:
+        raise ValueError("a study with terms on what merges say must be run with a speaker, but has none")
+    return partial(task.speaker, point)
 
 
 def _evaluated(
@@ -193,26 +262,38 @@ def _evaluated(
     measuring: Measuring,
     done: Sequence[FrozenTrial],
     begun: float,
+    point: Point,
 ) -> FrozenTrial:
     """Measures what is applied and tells the study."""
     named = str(trial.user_attrs.get(NAME, ""))
+    speak = _speaking(task, point) if task.search.said and task.config.answers.when == "trial" else None
     # What others are held to must be known to the end, and the first trial has nothing to be compared with. What the
     # sources are worth in each term is asked of them all.
-    measured = measuring.measure(
-        task.engine,
-        done,
-        may_stop=bool(done) and named not in {one.source for one in measuring.constraints},
-        may_miss=named in baselines.parents(task.engine.space),
-    )
+    told: dict[str, Any] = {}
+    try:
+        measured = measuring.measure(
+            task.engine,
+            done,
+            may_stop=bool(done) and named not in {one.source for one in measuring.constraints},
+            may_miss=named in baselines.parents(task.engine.space),
+            speak=speak,
+        )
+        checks = {} if measured.given_up else task.validation.scores(task.engine)
+        if checks and speak:
+            checks |= said_scores(task.validation.said, speak)
+    except EngineDiedError as error:
+        if not done:
+            raise
+        measured, checks = measuring.failed(done), {}
+        told[LAST_WORDS] = str(error)
     with _meant():
         for constraint, by in measuring.short(measured.scores, done, named).items():
             trial.set_constraint(constraint, by)
-    told: dict[str, Any] = {
+    told |= {
         SEARCH: plain(measured.scores),
         BLOCKS: measured.blocks,
         LOSS: measuring.loss(measured.values),
     }
-    checks = {} if measured.given_up else task.validation.scores(task.engine)
     if not done:
         check_finite(checks)
     if measured.given_up or not finite(checks):
