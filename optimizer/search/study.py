@@ -279,7 +279,7 @@ def _evaluated(
             speak=speak,
         )
         checks = {} if measured.given_up else task.validation.scores(task.engine)
-        if checks and speak:
+        if speak and not measured.given_up and finite(checks):
             checks |= said_scores(task.validation.said, speak)
     except EngineDiedError as error:
         if not done:

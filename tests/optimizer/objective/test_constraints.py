@@ -2,7 +2,7 @@ import pytest
 
 from datagen.errors import ConfigError
 from optimizer.objective.constraints import Constraint, parse_constraint
-from optimizer.objective.terms import Score
+from optimizer.objective.scores import Score
 
 TERMS, SOURCES = ("safety", "numbers"), ("base", "aligned")
 

@@ -14,7 +14,8 @@ from datagen.errors import BunchError
 from optimizer.engines.outputs import Outputs
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
-from optimizer.objective.terms import Objective, Score
+from optimizer.objective.scores import Score
+from optimizer.objective.terms import Objective
 from optimizer.search.measuring import DIVERGED, INFEASIBLE, WORSE, Measured, Measuring
 from optimizer.search.study import LOSS_GOAL
 from tests.optimizer.search.trials import finished_trial

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
-from optimizer.objective.terms import Objective, Score
+from optimizer.objective.scores import Score
+from optimizer.objective.terms import Objective
 from optimizer.search import storage
 from optimizer.search.records import GIVEN_UP, LOSS, NAME, SEARCH, VALIDATION, lacking, validation_scores, whole
 from optimizer.search.sampler import LEG, STEPS

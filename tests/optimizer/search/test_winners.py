@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from optimizer.objective.constraints import Constraint
 from optimizer.objective.terms import Objective, Term
 from optimizer.search.records import validation_scores
-from optimizer.search.winners import best_so_far, choose, front
+from optimizer.search.winners import best_so_far, front, ranked
 from tests.optimizer.search.trials import finished_trial
 
 
@@ -24,8 +24,8 @@ def test_choice_by_hand() -> None:
         finished_trial(4, 0.01, {"safety": 1.00, "skill": 1.00}, given_up="worse"),
     ]
     terms = validation(safety=3, skill=1)
-    assert choose(trials, terms).number == 2
-    assert choose(trials, terms, among=[trials[1], trials[3]]).number == 1
+    assert ranked(trials, terms)[0].number == 2
+    assert ranked(trials, terms, among=[trials[1], trials[3]])[0].number == 1
     # Safety 100.5 of 101, skill 97.5 of 101.
     shares = (100.5 / 101, 97.5 / 101)
     by_hand = sum((w / 4) ** 2 * p * (1 - p) / 100 for w, p in zip((3, 1), shares, strict=True)) ** 0.5
@@ -42,13 +42,13 @@ def test_choice_under_constraints_by_hand() -> None:
     ]
     terms = validation(safety=1, skill=1)
     kept = Constraint("safety", 0.95, "aligned")  # at least 0.855
-    assert choose(trials, terms).number == 1
-    assert choose(trials, terms, [kept]).number == 2
-    assert choose(trials[1:], terms, [kept], before=[aligned]).number == 2, "an earlier study knows the source"
+    assert ranked(trials, terms)[0].number == 1
+    assert ranked(trials, terms, [kept])[0].number == 2
+    assert ranked(trials[1:], terms, [kept], before=[aligned])[0].number == 2, "an earlier study knows the source"
     too_much = Constraint("safety", 0.95, "")
-    assert choose(trials[1:], terms, [too_much]).number == 2, "the least short of what none reaches"
+    assert ranked(trials[1:], terms, [too_much])[0].number == 2, "the least short of what none reaches"
     low = Constraint("safety", 0.5, "")
-    assert choose(trials, terms, [kept, low]).number == 2, "of two constraints on one term both hold"
+    assert ranked(trials, terms, [kept, low])[0].number == 2, "of two constraints on one term both hold"
 
 
 def test_the_best_so_far_misses_least() -> None:
