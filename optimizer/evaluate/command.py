@@ -151,6 +151,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
 def show(evaluation: Evaluation) -> None:
     """Prints what was measured."""
     model, *others = evaluation.rows
+    console.print(f"{evaluation.data}: {', '.join(evaluation.terms)}", markup=False)
     table = [["model", *map(heading, model.metrics), "score"]]
     table += [[row.model, *map(per_cent, row.metrics.values()), f"{100 * row.score:.1f}"] for row in evaluation.rows]
     console.print(text_table("% [95 % interval]", table, [0]))
@@ -159,8 +160,8 @@ def show(evaluation: Evaluation) -> None:
         table += [[topic, *(_cell(found.get(topic)) for found in model.topics.values())] for topic in topics]
         console.print(text_table(f"{model.model} by topic, % [95 % interval]", table))
     if others:
-        table = [["against", *map(heading, model.metrics), SCORE]]
-        table += [[row.model, *map(_lead, row.against.values())] for row in others]
+        table = [["", *(row.model for row in others)]]
+        table += [[heading(term), *(_lead(row.against[term]) for row in others)] for term in (*model.metrics, SCORE)]
         title = f"{model.model} minus others on the same rows, points [95 % interval] and p of McNemar's test"
         console.print(text_table(title, table))
     for gate in evaluation.gates:

@@ -153,6 +153,8 @@ def test_a_run_is_its_winner_and_its_config(tiny_zoo: TinyZoo, config: Path, rec
     assert [row.model for row in found.rows] == ["winner", "half"]
     assert found.rows[0].metrics == found.rows[1].metrics
     assert {rate.rows for rate in found.rows[0].metrics.values()} == {4}
+    told = plan(str(folder), data=tiny_zoo.folder / "data" / "test")
+    assert (told.tests, told.weights) == (plan(str(folder)).tests, plan(str(folder)).weights)
     with pytest.raises(GoodbunchError, match="--config must come with a model or a recipe"):
         plan(str(folder), config=config)
 
