@@ -185,25 +185,27 @@ def evaluate(
 
     Example: goodbunch evaluate org/model --data test --terms unsafe:refusal --terms maths:number --out found.json
     """
-    from optimizer.evaluate import command
+    from optimizer.evaluate import measuring
+    from optimizer.evaluate.plan import plan
+    from optimizer.evaluate.result import write_evaluation
+    from optimizer.evaluate.tables import show
 
+    planned = plan(
+        model,
+        data=data,
+        terms=terms or [],
+        against=against or [],
+        require=require or [],
+        config=config,
+        overrides=overrides or [],
+    )
     try:
-        found = command.evaluate(
-            command.plan(
-                model,
-                data=data,
-                terms=terms or [],
-                against=against or [],
-                require=require or [],
-                config=config,
-                overrides=overrides or [],
-            )
-        )
+        found = measuring.evaluate(planned)
     except KeyboardInterrupt as error:
         raise _Stopped("nothing was measured yet, the same command begins anew") from error
-    command.show(found)
+    show(found)
     if out is not None:
-        command.write_evaluation(out, found)
+        write_evaluation(out, found)
     if not found.passed:
         raise typer.Exit(NOT_PASSED)
 

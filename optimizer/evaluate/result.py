@@ -1,6 +1,9 @@
 """What `goodbunch evaluate --out` writes, typed. The schema stands in docs/evaluation.schema.json."""
 
+from pathlib import Path
+
 from datagen.config import EngineConfig
+from datagen.files import write_text
 from datagen.frozen import Frozen
 from optimizer.report.result import Difference, Estimate, Unit
 
@@ -76,3 +79,8 @@ class Evaluation(Frozen):
     def passed(self) -> bool:
         """Whether every gate was."""
         return all(gate.passed for gate in self.gates)
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Writes the file whole or not at all."""
+    write_text(path, evaluation.model_dump_json(indent=1) + "\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datagen.chat import Message, prompt_ids, user
@@ -15,9 +16,10 @@ from datagen.zoo.lessons import WRITE_UNSAFE
 from datagen.zoo.world import Split, World
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
-from optimizer.engines.generating import use_merge
+from optimizer.engines.generating import merges_inside, use_merge, use_recipe
 from optimizer.export import write_merge
 from optimizer.merging.space import Space
+from optimizer.recipes.reading import read_recipe
 from optimizer.recipes.searched import recipe_of
 from optimizer.search.domain import Point
 from tests.support import grouped
@@ -76,6 +78,29 @@ def test_merges_say_what_their_exported_folder_says(
     assert merged == transformers_says(folder, prompts)
     engine.use(str(folder))
     assert engine.write(prompts, max_tokens=24) == merged
+
+
+@pytest.mark.parametrize("form", ["ours", "mergekit's"])
+def test_a_recipe_merged_inside_says_what_its_exported_folder_says(
+    engine: VllmEngine, zoo: Path, prompts: list[list[Message]], tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    if form == "ours":
+        experts = {name: str(zoo / name) for name in ("aligned", "numbers")}
+        told = {"method": "ties", "base": str(zoo / "base"), "experts": experts, "tokenizer": "aligned"}
+        told |= {"parameters": {"density": 0.6}, "coefficients": {"aligned": 0.8, "numbers": 0.7}}
+    else:
+        experts = [{"model": str(zoo / name), "parameters": {"weight": 0.5}} for name in ("aligned", "numbers")]
+        told = {"merge_method": "linear", "models": experts, "dtype": "float32"}
+    path.write_text(yaml.safe_dump(told))
+    recipe = read_recipe(path)
+    assert merges_inside(recipe, "auto")
+    use_recipe(engine, path)
+    merged = engine.write(prompts, max_tokens=24)
+    engine.use(str(write_merge(recipe, tmp_path / "merged")))
+    assert engine.write(prompts, max_tokens=24) == merged
+    assert merged == transformers_says(tmp_path / "merged", prompts)
+    assert engine.starts == 1
 
 
 def test_an_adapter_answers_alone_and_in_a_merge(

@@ -1,4 +1,4 @@
-"""An evaluation by hand on an engine that is told what to say; the command on tiny models and transformers."""
+"""Evaluations by hand on an engine that is told what to say; the command on tiny models, through transformers."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from datagen.chat import Message
 from datagen.errors import GoodbunchError
 from datagen.rows import Row, write_rows
 from optimizer.cli import app
-from optimizer.evaluate.command import Plan, evaluate, plan
+from optimizer.evaluate.measuring import evaluate
+from optimizer.evaluate.plan import Plan, plan
 from optimizer.evaluate.result import Evaluation
 from optimizer.export import write_merge
 from optimizer.recipes.reading import read_recipe
@@ -110,7 +111,7 @@ def test_a_config_says_what_a_search_would_do(tiny_zoo: TinyZoo, config: Path) -
     assert list(found.tests) == ["unsafe", "math", "code"]
     assert {len(rows) for rows in found.tests.values()} == {3}
     assert found.weights == {"alignment": 2.0, "accuracy/math": 1.0, "accuracy/code": 1.0}
-    assert (found.max_answer_tokens, found.seed, found.rules.refusals) == (3, 4, ["a"])
+    assert (found.basis.max_answer_tokens, found.basis.seed, found.basis.rules.refusals) == (3, 4, ["a"])
     assert found.subjects[1].reference == str(tiny_zoo.folder / "code")
 
 
@@ -153,6 +154,8 @@ def test_a_run_is_its_winner_and_its_config(tiny_zoo: TinyZoo, config: Path, rec
     assert [row.model for row in found.rows] == ["winner", "half"]
     assert found.rows[0].metrics == found.rows[1].metrics
     assert {rate.rows for rate in found.rows[0].metrics.values()} == {4}
+    told = plan(str(folder), data=tiny_zoo.folder / "data" / "test")
+    assert (told.tests, told.weights) == (plan(str(folder)).tests, plan(str(folder)).weights)
     with pytest.raises(GoodbunchError, match="--config must come with a model or a recipe"):
         plan(str(folder), config=config)
 
@@ -180,7 +183,8 @@ def test_what_does_not_fit_is_told_before_anything_starts(
 ) -> None:
     assert "has no test rows of its own; name a folder, or a --config" in refused(tiny_zoo, None)
     assert "must hold KIND.jsonl files, but there is none" in refused(tiny_zoo, tmp_path / "nowhere")
-    assert "overrides a config, but there is none" in refused(tiny_zoo, data, overrides=["maths:number"])
+    assert "overrides a config, but there is none" in refused(tiny_zoo, data, overrides=["search.seed=1"])
+    assert "such as --terms A --terms B" in refused(tiny_zoo, data, terms=["unsafe"], overrides=["maths:number"])
     assert "asks a guard, which a config must name" in refused(tiny_zoo, data, terms=["unsafe:harmless"])
     assert "no term 'saftey'; the terms are alignment, accuracy/maths" in refused(
         tiny_zoo, data, require=["saftey >= 1"]
