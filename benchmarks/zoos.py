@@ -27,7 +27,7 @@ from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients
 from optimizer.objective.terms import Objective, Term, load_objective
 from optimizer.search.domain import numbers_of
-from optimizer.search.study import Task
+from optimizer.search.study import Speaker, Task
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"
@@ -87,7 +87,7 @@ class Bench:
             found[name] = Objective([Term(name, 1.0, [answer_ids(tokenizer, row.messages) for row in rows])])
         return found
 
-    def task(self, engine: ScoringEngine) -> Task:
+    def task(self, engine: ScoringEngine, speaker: Speaker | None = None) -> Task:
         """The config's search, with trials in memory."""
         return Task(
             optuna.storages.InMemoryStorage(),
@@ -97,6 +97,7 @@ class Bench:
             self.objective("validation"),
             constraints=self.config.constraints(),
             given=numbers_of(METHODS[self.config.merge.method], self.config.merge.parameters),
+            speaker=speaker,
         )
 
     def measured(self, engine: ScoringEngine, coefficients: Coefficients) -> dict[str, float]:
@@ -122,6 +123,8 @@ class Bench:
         world, tokenizer = World(self.seed), self.bunch.chat_source.tokenizer()
         terms = []
         for name, term in self.config.objective.items():
+            if term.is_said:
+                continue
             examples = world.examples(term.kind or name, Split.TEST)
             some = examples[:: max(1, len(examples) // TEST_ROWS)][:TEST_ROWS]
             rows = [Row.of(one.prompt, one.answer, kind=one.kind) for one in some]
