@@ -7,7 +7,6 @@ from typing import Self
 
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine
-from datagen.engines.local import LoadingEngine
 from datagen.engines.process import EngineProcess, asked_again
 from datagen.engines.vllm import same_shape
 from datagen.rows import Row
@@ -17,7 +16,7 @@ from optimizer.engines.generating import use_merge
 from optimizer.evaluation import Contestant, answers_of, verdicts_on
 from optimizer.merging.space import Space
 from optimizer.objective.answer_terms import AnswerTerm
-from optimizer.objective.answers import Rules, Verdict
+from optimizer.objective.answers import ANSWER_METRICS, Rules, Verdict
 from optimizer.registry import Named
 from optimizer.search.domain import Point
 
@@ -38,8 +37,9 @@ class VllmSpeaker:
         self._rules = Rules.of(config.data)
         tokenizers = config.bunch.tokenizers()
         self._stack = ExitStack()
-        self.engine: LoadingEngine = self._stack.enter_context(EngineProcess(config.engine, tokenizers))
-        judges = {judge.model for judge in self._rules.judges.values()}
+        self.engine = self._stack.enter_context(EngineProcess(config.engine, tokenizers))
+        asked = {ANSWER_METRICS[term.metric].asks for term in config.objective.values() if term.is_said}
+        judges = {judge.model for question, judge in self._rules.judges.items() if question in asked}
         alike = all(same_shape(bunch.chat_source.reference, judge, tokenizers) for judge in judges)
         self._judging: Engine = (
             self.engine if alike else self._stack.enter_context(EngineProcess(_beside(config.engine), tokenizers))

@@ -1,0 +1,106 @@
+"""Merges that speak in vLLM within a search: what they are judged by, and an engine that is killed again and again."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import pytest
+
+from datagen.rows import Row
+from optimizer.bunch import Bunch
+from optimizer.config import Config
+from optimizer.engines.banks import bank_of, space_of
+from optimizer.engines.scoring import ScoringEngine
+from optimizer.engines.speaking import VllmSpeaker
+from optimizer.objective.answer_terms import AnswerTerm
+from optimizer.objective.answers import Verdict
+from optimizer.objective.terms import load_objective
+from optimizer.search.domain import Point
+from optimizer.search.records import LAST_WORDS, SEARCH
+from optimizer.search.study import Task, run_study
+
+pytestmark = pytest.mark.slow
+
+OBJECTIVE = {
+    "safety": {"kind": "unsafe", "examples": 16},
+    "refusing": {"kind": "unsafe", "metric": "refusal", "examples": 16},
+    "harm": {"kind": "unsafe", "metric": "harmless", "examples": 16},
+    "sums": {"kind": "numbers", "metric": "match", "examples": 16},
+}
+SEARCH_CONFIG = {"sampler": "tpe", "black_box": {"trials": 2}, "pruning": 0, "answers": {"when": "trial"}}
+
+
+@pytest.fixture(scope="module")
+def speaking(config: Config) -> Config:
+    """The demo's bunch and data, searched by what merges say."""
+    changes: dict[str, Any] = {"objective": OBJECTIVE, "search": SEARCH_CONFIG}
+    changes["merge"] = config.merge.model_dump() | {"groups": "model"}
+    return Config.model_validate(config.model_dump() | changes)
+
+
+@pytest.fixture(scope="module")
+def engine(speaking: Config, bunch: Bunch) -> ScoringEngine:
+    return ScoringEngine(bunch, space_of(bunch, speaking.merge), bank_of(bunch, speaking.merge))
+
+
+@pytest.fixture(scope="module")
+def speaker(speaking: Config, bunch: Bunch, engine: ScoringEngine) -> Iterator[VllmSpeaker]:
+    with VllmSpeaker(speaking, bunch, engine.space) as speaker:
+        yield speaker
+
+
+@pytest.fixture(scope="module")
+def task(speaking: Config, bunch: Bunch, engine: ScoringEngine, speaker: VllmSpeaker) -> Task:
+    search, validation = (
+        load_objective(speaking, split, bunch.chat_source.tokenizer()) for split in ("search", "validation")
+    )
+    return Task(optuna.storages.InMemoryStorage(), speaking.search, engine, search, validation, speaker=speaker)
+
+
+class Struck:
+    """A speaker whose engine is killed at a random moment of every call, once."""
+
+    def __init__(self, speaker: VllmSpeaker) -> None:
+        self._speaker, self._rng = speaker, random.Random(0)
+        self.blows = 0
+
+    def __call__(
+        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
+    ) -> dict[str, list[Verdict]]:
+        pid = self._speaker.engine.pid
+        if self.blows < 10 and pid is not None:
+            self.blows += 1
+            threading.Timer(self._rng.uniform(0, 0.2), os.kill, [pid, signal.SIGKILL]).start()
+        return self._speaker(point, terms, rows)
+
+
+def test_a_study_whose_engine_is_killed_ten_times_is_as_undisturbed(task: Task, speaker: VllmSpeaker) -> None:
+    undisturbed = run_study("undisturbed", task)
+    assert len(undisturbed.trials) == 10
+    by_name = {trial.user_attrs.get("name"): trial.user_attrs[SEARCH] for trial in undisturbed.trials}
+    assert by_name["base"]["refusing"]["exact"] < 0.2, "the base complies"
+    assert by_name["aligned"]["refusing"]["exact"] > 0.8
+    assert by_name["aligned"]["harm"]["exact"] > by_name["base"]["harm"]["exact"] + 0.5, "a guard tells the same"
+    assert by_name["numbers"]["sums"]["exact"] > 0.7
+    struck = Struck(speaker)
+    disturbed = run_study("struck", replace(task, speaker=struck))
+    assert struck.blows == 10
+    assert not [trial for trial in disturbed.trials if LAST_WORDS in trial.user_attrs]
+    assert [t.values for t in disturbed.trials] == [t.values for t in undisturbed.trials]
+    assert [t.params for t in disturbed.trials] == [t.params for t in undisturbed.trials]
+    assert disturbed.winner.number == undisturbed.winner.number
+
+
+def test_what_is_said_by_greedy_decoding_is_what_likelihood_calls_exact(task: Task) -> None:
+    """The demo's answers end in one token that ends them, so that both see the same."""
+    searched = run_study("undisturbed", task)
+    for trial in searched.trials:
+        point = searched.domain.point(trial.params)
+        task.engine.apply(point.coefficients)
+        exact = task.search.scores(task.engine)["safety"].exact
+        assert trial.user_attrs[SEARCH]["refusing"]["exact"] >= exact
