@@ -71,7 +71,7 @@ def _share_not_free(found: "Match[str]", settings: EngineConfig, _: bool) -> str
 def _space_not_free(found: "Match[str]", *_: object) -> str:
     free, wanted = found.groups()
     return (
-        f"the memory for keys and values must be free, but is {wanted} GiB of {free}; lower {CPU_SPACE} from "
+        f"the memory for keys and values must be free, but takes {wanted} GiB of {free}; lower {CPU_SPACE} from "
         f"{os.environ.get(CPU_SPACE)}"
     )
 

@@ -3,10 +3,16 @@
 import os
 import re
 
-#: Bytes that are looked at, and characters that are repeated.
-_TAIL, _MOST = 1 << 14, 300
+#: Bytes that are looked at, since a crash may list hundreds of modules after its cause.
+_TAIL = 1 << 18
 
-_TELLING = re.compile(r"[Ee]rror|[Ee]xception|out of memory")
+#: Characters that are repeated.
+_MOST = 300
+
+_TELLING = re.compile(r"error|exception|out of memory|segfault|terminate called|what\(\):", re.IGNORECASE)
+
+#: Warnings, and places in traces.
+_PASSING = re.compile(r'warning|^\s*File "', re.IGNORECASE)
 
 
 def tail(file: int) -> str:
@@ -23,7 +29,6 @@ def tail(file: int) -> str:
 
 
 def last_words(said: str) -> str:
-    """The last line that tells of an error, or else the last that is no warning; empty if there is none."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and "warning" not in line.lower()]
-    telling = [line for line in lines if _TELLING.search(line)]
-    return (telling or lines or [""])[-1][:_MOST]
+    """The last line that tells of an error; empty if none does."""
+    telling = [line.strip() for line in said.splitlines() if _TELLING.search(line) and not _PASSING.search(line)]
+    return telling[-1][:_MOST] if telling else ""

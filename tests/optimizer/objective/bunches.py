@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from datagen.batches import Encoded
 from optimizer.bunch import Bunch, open_bunch
@@ -45,18 +45,19 @@ class TinyBunch:
 
     Args:
         folder: that gets a folder of each.
+        model: its architecture.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: PretrainedConfig = _MODEL) -> None:
         self.folder = folder
         torch.manual_seed(0)
-        base = AutoModelForCausalLM.from_config(_MODEL, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_config(model, dtype=torch.float32)
         for name in ("base", *EXPERTS):
-            model = copy.deepcopy(base)
+            made = copy.deepcopy(base)
             if name != "base":
-                for parameter in model.parameters():
+                for parameter in made.parameters():
                     parameter.data += 0.1 * torch.randn_like(parameter)
-            model.save_pretrained(folder / name)
+            made.save_pretrained(folder / name)
             tokenizer(VOCABULARY, _TEMPLATE).save_pretrained(folder / name)
 
     def config(self, objective: dict[str, Any], **changes: Any) -> Config:
