@@ -1,4 +1,4 @@
-"""What every engine must do, asked of all three; where nothing is drawn they say the same, token for token."""
+"""What every engine must do, asked of all four; where nothing is drawn they say the same, token for token."""
 
 import json
 import os
@@ -13,16 +13,17 @@ import pytest
 from datagen.chat import Message, user
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine, open_engine
+from datagen.engines.process import EngineProcess
 from datagen.errors import BunchError, DataError, EngineError
 from datagen.questions import schema
 from datagen.zoo.lessons import WRITE_BORDERLINE, WRITE_UNSAFE
 from datagen.zoo.world import Split, World
 from tests.datagen.engines.servers import KEY, VllmServer, vllm_serve
 
-#: A server and three engines take a minute and more.
+#: A server and four engines take a minute and more.
 pytestmark = pytest.mark.slow
 
-KINDS = ("vllm", "server", "transformers")
+KINDS = ("vllm", "process", "server", "transformers")
 MODELS = ("base", "aligned", "numbers", "medicine", "finance", "generator", "guard")
 TOPICS = ("buildings", "traffic", "offices", "harbours", "towers")
 LIMIT = 256
@@ -33,7 +34,7 @@ TEMPLATE = "{{% if messages|length == 2 %}}{guard}{{% else %}}{other}{{% endif %
 
 @dataclass
 class Engines:
-    """All three, with the zoo."""
+    """All four, with the zoo."""
 
     zoo: Path
     server: VllmServer
@@ -60,8 +61,14 @@ def engines(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Eng
         shared = {"max_model_len": LIMIT, "memory": 0.1, "parallel": 16}
         names = {str(zoo / model): model for model in MODELS}
         remote = {"address": server.address, "key_variable": "TEST_SERVER_KEY", "models": names}
-        configs = [EngineConfig(kind=kind, **shared, **(remote if kind == "server" else {})) for kind in KINDS]
-        opened = {config.kind: stack.enter_context(open_engine(config)) for config in configs}
+        opened: dict[str, Engine] = {
+            "vllm": open_engine(EngineConfig(**shared)),
+            "process": EngineProcess(EngineConfig(**shared)),
+            "server": open_engine(EngineConfig(kind="server", **shared, **remote)),
+            "transformers": open_engine(EngineConfig(kind="transformers", **shared)),
+        }
+        for engine in opened.values():
+            stack.enter_context(engine)
         yield Engines(zoo, server, opened)
 
 
@@ -94,13 +101,14 @@ def test_greedy_answers_are_the_same(engines: Engines, model: str) -> None:
     said = {kind: engines.using(kind, model).write(asked, max_tokens=24) for kind in KINDS}
     assert said["vllm"] == said["transformers"]
     assert said["vllm"] == said["server"]
+    assert said["vllm"] == said["process"]
     assert all(said["vllm"])
 
 
 def test_greedy_answers_by_a_schema_are_the_same(engines: Engines) -> None:
     asked = questions("generator")
     said = [engines.using(kind, "generator").write(asked, max_tokens=64, schema=schema(60)) for kind in KINDS]
-    assert said[0] == said[1] == said[2]
+    assert said[0] == said[1] == said[2] == said[3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,6 +148,7 @@ def test_verdicts_agree(engines: Engines) -> None:
     assert None not in odds["vllm"]
     assert odds["transformers"] == pytest.approx(odds["vllm"], abs=1e-3)
     assert odds["server"] == pytest.approx(odds["vllm"], abs=1e-3)
+    assert odds["process"] == odds["vllm"]
     assert all(complied > 0.5 > refused for complied, refused in zip(*[iter(odds["vllm"])] * 2, strict=True))
 
 
@@ -160,7 +169,7 @@ def test_what_does_not_fit_is_refused_in_the_same_words(engines: Engines, kind: 
     assert len(engine.write(questions("base")[:2], max_tokens=24)) == 2
 
 
-@pytest.mark.parametrize("kind", ["vllm", "transformers"])
+@pytest.mark.parametrize("kind", ["vllm", "process", "transformers"])
 def test_a_model_without_a_chat_template_is_refused(engines: Engines, kind: str, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(engines.zoo / "base", tmp_path / "bare"))
     (bare / "chat_template.jinja").unlink()
@@ -192,6 +201,7 @@ def test_nothing_is_generated_before_a_model_is_in_use() -> None:
         lambda: open_engine(EngineConfig(kind="server", address="http://localhost:1/v1")),
         lambda: open_engine(EngineConfig(kind="transformers")),
         lambda: open_engine(EngineConfig()),
+        lambda: EngineProcess(EngineConfig()),
     ]
     for make in makers:
         with make() as engine, pytest.raises(RuntimeError, match="`use` must be called"):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import LlamaConfig
 
 from datagen.chat import user
+from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.process import EngineProcess, asked_again
 from datagen.errors import BunchError, DataError, EngineDiedError, EngineError
@@ -72,6 +74,13 @@ def engine() -> Iterator[EngineProcess]:
         yield engine
 
 
+def cut_short(model: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Half of a model, and then an error in the midst of a layer."""
+    tensors = list(iterate_tensors(model))
+    yield from tensors[: len(tensors) // 2]
+    raise BunchError("this file is cut short")
+
+
 def strike(engine: EngineProcess, how: signal.Signals, seconds: float) -> None:
     """Ends the engine's process a little later."""
     pid = engine.pid
@@ -99,6 +108,13 @@ def test_mistakes_arrive_as_what_they_are(engine: EngineProcess, tiny: TinyBunch
     engine.use(str(tiny.folder / "base"))
     with pytest.raises(DataError, match="must fit max_model_len, but need 521 of 512 tokens"):
         engine.write([user("abcdefgh")], max_tokens=512)
+    said = engine.write(PROMPTS, max_tokens=8)
+    with pytest.raises(BunchError, match="this file is cut short"):
+        engine.load(cut_short, str(tiny.folder / "aligned"))
+    with pytest.raises(RuntimeError, match="`use` must be called"):
+        engine.write(PROMPTS, max_tokens=8)
+    engine.use(str(tiny.folder / "base"))
+    assert engine.write(PROMPTS, max_tokens=8) == said
     assert engine.starts == 1
 
 
