@@ -10,6 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from datagen.engines.words import last_words, tail
 from datagen.errors import GoodbunchError
 
 
@@ -63,5 +64,6 @@ def _answer(engine: Any, method: str, arguments: tuple[Any, ...], named: dict[st
         # Whoever asks may not have the library whose error it is.
         known = type(error).__module__ == "builtins"
         sent = error if known else RuntimeError(f"{type(error).__name__}: {error}")
-        sent.add_note(f"In the engine's process:\n{traceback.format_exc()}")
+        words = last_words(tail(2)) or "none"
+        sent.add_note(f"In the engine's process, whose last words were: {words}\n{traceback.format_exc()}")
         return Answer(error=sent)

@@ -204,6 +204,9 @@ class _Child:
         self._log.close()
 
     def _died(self) -> EngineDiedError:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a crash may take a while to be written down
+            self._process.wait(_PATIENCE)
+        self._process.kill()
         code = self._process.wait()
         words = last_words(tail(self._log.fileno()))
         killed = code == -signal.SIGKILL

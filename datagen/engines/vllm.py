@@ -20,7 +20,7 @@ from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
 from datagen.engines.local import LoadingEngine, fitting_prompts, open_chat
 from datagen.engines.memory import CPU_SPACE, crowded, shortage
-from datagen.engines.words import tail
+from datagen.engines.words import last_words, tail
 from datagen.errors import EngineDiedError, EngineError, GoodbunchError
 
 #: Keys of config.json that do not change the shape of a model.
@@ -158,9 +158,12 @@ class VllmEngine(LoadingEngine):
         try:
             yield
         except EngineDeadError as error:
+            words = last_words(tail(2))
             self.close()
             raise EngineDiedError(
-                "vLLM's own processes must live until they have answered, but one ended; what it said stands above"
+                f"vLLM's own processes must live until they have answered, but one ended, and the last words here "
+                f"were: {words or 'none'}; if memory ran out, lower engine.memory or engine.max_model_len",
+                words=words,
             ) from error
 
     def _start(self, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

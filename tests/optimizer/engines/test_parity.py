@@ -1,5 +1,8 @@
 """What vLLM says of a merge that it makes itself is what transformers says of the exported one, in any architecture."""
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from datagen.chat import all_prompt_ids, user
 from datagen.config import EngineConfig
 from datagen.engines.base import Candidates
 from datagen.engines.process import EngineProcess
+from datagen.errors import EngineDiedError
 from optimizer.engines.generating import use_merge
 from optimizer.export import write_merge
 from optimizer.merging.space import Coefficients, Space
@@ -92,6 +96,17 @@ def resident(pid: int | None) -> int:
     return pages * 4096
 
 
+def compare(
+    engine: EngineProcess, tiny: TinyBunch, space: Space, point: Coefficients
+) -> tuple[Sequence[Sequence[Candidates]], int]:
+    """What the engine says of a merge, and how many answers differ from those of the exported model by a tie."""
+    config = tiny.config({"unsafe": 1}, merge={"groups": "layer"})
+    use_merge(engine, config, tiny.bunch, space, point)
+    heard = engine.first_tokens(PROMPTS, TOKENS)
+    folder = write_merge(recipe_of(config, space, Point(point, {})), tiny.folder / "merged", force=True)
+    return heard, count_ties(heard, folder)
+
+
 @torch.no_grad()
 def count_ties(heard: Sequence[Sequence[Candidates]], folder: Path) -> int:
     """Answers in which transformers says otherwise of an exported model, each a tie.
@@ -128,21 +143,38 @@ def count_ties(heard: Sequence[Sequence[Candidates]], folder: Path) -> int:
     return ties
 
 
+def two_devices() -> bool:
+    return (torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1) > 1
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_merges_say_what_their_exported_folder_says(engine: EngineProcess, family: str, tmp_path: Path) -> None:
     tiny = TinyBunch(tmp_path, CONFIGS[family])
-    config = tiny.config({"unsafe": 1}, merge={"groups": "layer"})
     space = Space.of(tiny.bunch, "layer")
     ties, answers, memory = 0, set(), []
     for point in points(space.shape):
-        use_merge(engine, config, tiny.bunch, space, point)
-        heard = engine.first_tokens(PROMPTS, TOKENS)
+        heard, tied = compare(engine, tiny, space, point)
         memory.append(resident(engine.pid))
-        folder = write_merge(recipe_of(config, space, Point(point, {})), tmp_path / "merged", force=True)
-        ties += count_ties(heard, folder)
+        ties += tied
         answers.add(str(heard))
     grown = max(memory) - memory[WARM]
     print(f"{family}: {ties} ties among {20 * len(PROMPTS)} answers, {grown / 2**20:.1f} MiB more after {WARM} merges")
     assert len(answers) == 20
     assert grown < GROWTH
     assert engine.starts == 1
+
+
+@pytest.mark.skipif(not two_devices(), reason="takes two GPUs or two cores")
+def test_a_model_that_is_split_is_merged_alike_and_the_death_of_a_part_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    tiny = TinyBunch(tmp_path, CONFIGS["llama"])
+    space = Space.of(tiny.bunch, "layer")
+    with EngineProcess(ENGINE.model_copy(update={"tensor_parallel": 2})) as engine:
+        for point in points(space.shape)[1:4]:
+            compare(engine, tiny, space, point)
+        workers = subprocess.run(["pgrep", "-g", str(engine.pid), "-f", "Worker"], capture_output=True, text=True)
+        os.kill(int(workers.stdout.split()[-1]), signal.SIGKILL)
+        with pytest.raises(EngineDiedError, match="vLLM's own processes must live until they have answered"):
+            engine.first_tokens(PROMPTS, TOKENS)
