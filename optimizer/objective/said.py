@@ -9,7 +9,7 @@ from optimizer.objective.answer_terms import AnswerTerm
 from optimizer.objective.answers import Verdict
 from optimizer.objective.scores import Score
 
-#: Kind -> rows -> kind -> term -> verdicts: lets what is applied answer rows, and judges by terms.
+#: (terms, kind -> rows) -> term -> verdicts: lets a merge answer, and judges what it says.
 Speak = Callable[[Sequence[AnswerTerm], Mapping[str, Sequence[Row]]], Mapping[str, Sequence[Verdict]]]
 
 
