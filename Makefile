@@ -5,6 +5,9 @@ BIN := .venv/bin
 ENGINE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 INSTALLED := .venv/.installed-$(ENGINE)
 
+# Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow checks bench schema clean
 
 demo: $(INSTALLED)

@@ -18,6 +18,9 @@ from tests.support import CACHE, DEMO_CONFIG, command
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The demo and the tests beside it get a core each: more threads than cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most tests start processes, whose imports take thrice as long where nothing of them is kept compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "pycache"))
 
 _RUNNING = pytest.StashKey[subprocess.Popen[str]]()
 

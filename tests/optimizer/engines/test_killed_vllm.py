@@ -23,7 +23,7 @@ from optimizer.config import Config
 from optimizer.engines.generating import use_merge
 from optimizer.merging.space import Space
 from tests.optimizer.objective.bunches import VOCABULARY, TinyBunch
-from tests.support import CACHE, ROOT
+from tests.support import ROOT
 
 #: Each death takes another start.
 pytestmark = pytest.mark.slow
@@ -47,15 +47,6 @@ ENGINE = EngineConfig(max_model_len=512, memory=0.1)
 
 #: Enough to be written for a second and more; tokens that are no letters are not seen.
 PROMPTS, TOKENS = [user("abcdefgh"[i % 8] * (1 + i // 8)) for i in range(64)], 120
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once() -> Iterator[None]:
-    """Each start imports all of vLLM, which takes thrice as long where nothing of it is kept compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(CACHE / "pycache"))
-        yield
 
 
 @pytest.fixture(scope="module")
