@@ -31,10 +31,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.cleaning
 	$(BIN)/python -m benchmarks.datagen
-	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.reaching
 	$(BIN)/python -m benchmarks.trading
+	$(BIN)/python -m benchmarks.answering
 
 # The documented schemas of what is written as JSON, from the code that writes it.
 schema: $(INSTALLED)
