@@ -21,6 +21,7 @@ from benchmarks.zoos import Bench, kept
 from datagen.chat import all_prompt_ids
 from datagen.engines.vllm import VllmEngine
 from datagen.rows import Row, read_rows
+from optimizer.engines.banks import space_of
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import verdicts_on
 from optimizer.export import write_merge
@@ -52,7 +53,7 @@ SAID = tuple(
 def trial() -> tuple[list[Figure], dict[str, Any]]:
     """A trial's answers, merged and judged, over bare `LLM.generate` on the same prompts; and over the disk."""
     bench = Bench.ready("natural", 0, f"data.max_answer_tokens={TOKENS}")
-    config, space = bench.config, bench.engine().space
+    config, space = bench.config, space_of(bench.bunch, bench.config.merge)
     rows = _prompts(bench)
     terms = [AnswerTerm.default(kind) for kind in rows]
     rng = np.random.default_rng(0)
@@ -102,7 +103,7 @@ def _over_the_disk(
     bench: Bench, coefficients: Coefficients, terms: list[AnswerTerm], rows: dict[str, list[Row]]
 ) -> float:
     """Seconds of a trial that writes a checkpoint, starts an engine on it and asks."""
-    space = bench.engine().space
+    space = space_of(bench.bunch, bench.config.merge)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "merged"
@@ -122,7 +123,7 @@ def selected(recipe: str, seed: int) -> dict[str, Any]:
     with VllmSpeaker(bench.config, bench.bunch, engine.space) as speaker:
         task = bench.task(engine, speaker)
         searched = run_study("answering", task)
-    silent = ranked(searched.trials, task.validation.silent, task.kept)[0]
+    silent = ranked(searched.trials, task.validation, task.kept)[0]
     chosen = {"likelihood": silent, "answers": searched.winner}
     return {
         name: bench.measured(engine, searched.domain.point(one.params).coefficients) | {"trial": one.number}

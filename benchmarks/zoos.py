@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 
 from datagen.chat import answer_ids
 from datagen.files import write_text
@@ -151,7 +152,8 @@ def fewer(examples: int) -> list[str]:
 
 def kept(name: str, made: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What was measured before under the same config, or is measured now, so that a benchmark can be stopped."""
-    stamp = hashlib.sha256(CONFIG.read_bytes()).hexdigest()[:8]
+    settings = json.dumps(yaml.safe_load(CONFIG.read_text()), sort_keys=True)  # comments change nothing
+    stamp = hashlib.sha256(settings.encode()).hexdigest()[:8]
     file = CACHE / "measured" / f"{name}-{stamp}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

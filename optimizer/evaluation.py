@@ -179,10 +179,12 @@ def _chances(
     if not exchanges:
         return {}
     engine.use(judge.model)
-    shown = {json.dumps(one): one for one in asked_about(judge, exchanges)}  # equal answers are judged once
+    asked = asked_about(judge, exchanges)
+    keys = list(map(json.dumps, asked))
+    shown = dict(zip(keys, asked, strict=True))  # equal answers are judged once
     odds = engine.probability(list(shown.values()), judge.word, judge.other, judge.after.strip())
     known = dict(zip(shown, odds, strict=True))
-    told = iter([known[json.dumps(one)] for one in asked_about(judge, exchanges)])
+    told = iter([known[key] for key in keys])
     return {name: {kind: list(islice(told, len(tests[kind]))) for kind in tests if kind in kinds} for name in answers}
 
 

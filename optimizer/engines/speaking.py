@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 from datagen.config import EngineConfig
@@ -48,9 +47,7 @@ class VllmSpeaker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def __call__(
@@ -66,18 +63,17 @@ class VllmSpeaker:
         Raises:
             EngineDiedError: an engine died three times.
         """
-        return asked_again(lambda: self._verdicts(point, terms, rows))
+        merge = Contestant("merge", "winner", point.coefficients, point.settings)
 
-    def _verdicts(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> dict[str, list[Verdict]]:
         def use(_: Named) -> None:
             use_merge(self.engine, self._config, self._bunch, self._space, point.coefficients, point.settings)
 
-        merge = Contestant("merge", "winner", point.coefficients, point.settings)
-        limit = self._config.data.max_answer_tokens
-        answers = answers_of(self.engine, use, [merge], rows, limit, lambda _: None)
-        return verdicts_on(self._judging, terms, rows, answers, self._rules)[merge.name]
+        def verdicts() -> dict[str, list[Verdict]]:
+            limit = self._config.data.max_answer_tokens
+            answers = answers_of(self.engine, use, [merge], rows, limit, lambda _: None)
+            return verdicts_on(self._judging, terms, rows, answers, self._rules)[merge.name]
+
+        return asked_again(verdicts)
 
 
 def _beside(settings: EngineConfig) -> EngineConfig:

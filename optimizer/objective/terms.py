@@ -170,11 +170,6 @@ class Objective:
         )
 
     @property
-    def silent(self) -> Self:
-        """The objective without what a merge says."""
-        return replace(self, said=())
-
-    @property
     def every(self) -> list[Term | SaidTerm]:
         """Terms of both sorts."""
         return [*self.terms, *self.said]

@@ -147,6 +147,8 @@ class Measuring:
         done: Sequence[FrozenTrial],
     ) -> Measured:
         """A trial that fell behind; what it would have said is taken to be as bad as the worst that was said."""
+        if not self.search.said:
+            return Measured(scores, list(projected), blocks, WORSE)
         worst = self._worst(done)
         values = []
         for part, value in zip(self._parts, projected, strict=True):
