@@ -37,6 +37,7 @@ from optimizer.search.records import (
     validation_scores,
 )
 from optimizer.search.running import OnTrial, Task, open_study
+from optimizer.search.sharing import Driver
 from optimizer.search.storage import open_storage
 from optimizer.search.study import Searched, passes, refine, run_studies
 
@@ -83,12 +84,18 @@ def evaluators_of(
 
 
 def run_all_studies(
-    config: Config, bunch: Bunch, space: Space, terms: Mapping[str, Terms], executor: Executor
+    config: Config,
+    bunch: Bunch,
+    space: Space,
+    terms: Mapping[str, Terms],
+    executor: Executor,
+    driver: Driver | None = None,
 ) -> dict[str, Searched]:
     """Runs or resumes all studies of a run.
 
     Args:
         executor: has an evaluator of every study.
+        driver: this process among several on a database that they share; by default trials are kept in the run folder.
 
     Returns:
         Study -> what it found; the last of the main ones, the search or its refinement, has the winner.
@@ -97,17 +104,19 @@ def run_all_studies(
         ConfigError: a study that is there was begun with something else, or a recipe does not fit.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(config.run_folder / "study.db")
+    storage = open_storage(config.run_folder / "study.db") if driver is None else driver.storage
+    prefix = "" if driver is None else prefix_of(config)
     recipes = recipe_points(config, space)
     given = numbers_of(METHODS[config.merge.method], config.merge.parameters)
     tasks = {
-        name: Task(storage, problem, space, executor, name, recipes=recipes, given=given)
+        name: Task(storage, problem, space, executor, name, recipes=recipes, given=given, driver=driver, prefix=prefix)
         for name, problem in problems_of(config, terms).items()
     }
     for name, task in tasks.items():
         _claim(name, task, _stamp(config, bunch, name, task.problem.search.names, recipes), config)
     # Only now: a search that is refused must not change what the trials that are there were made with.
-    write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    if driver is None or not driver.joins:
+        write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
     with Bar("trials", 0) as bar:
         found = run_studies({name: replace(task, on_trial=_told(bar, name)) for name, task in tasks.items()})
     if config.search.refine:
@@ -115,6 +124,11 @@ def run_all_studies(
             refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED)), found[MAIN])
         found = {MAIN: found[MAIN], REFINED: refined} | found
     return found
+
+
+def prefix_of(config: Config) -> str:
+    """What tells a run's studies from those of other runs in a database."""
+    return f"{config.run_folder.name}/"
 
 
 def winning(found: Mapping[str, Searched]) -> str:
@@ -170,6 +184,8 @@ def _told(bar: Bar, study: str) -> OnTrial:
 def _claim(name: str, task: Task, stamp: str, config: Config) -> None:
     """Ties a study to its settings, so that a resumed one is never continued under others."""
     study = open_study(name, task)
+    if task.driver is not None:
+        task.driver.claim(study)
     known = study.user_attrs.get("stamp")
     if known is None:
         study.set_user_attr("stamp", stamp)

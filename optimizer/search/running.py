@@ -4,10 +4,12 @@ A trial that is clearly worse than the best so far on the same examples, or cann
 up: it costs a part of a pass and is never chosen. Samplers are told what it would have come to.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import optuna
@@ -37,9 +39,13 @@ from optimizer.search.records import (
     plain,
 )
 from optimizer.search.sampler import STATE, Stretch
+from optimizer.search.sharing import Driver, fail
 from optimizer.search.stopping import gains_little
 from optimizer.search.storage import suggested
 from optimizer.search.winners import best_so_far
+
+#: Seconds between looks at what other drivers do, where nothing else is to be done.
+_POLL = 0.5
 
 #: Told every finished trial: how many are done, how many there will be at most, the trial, the best so far.
 OnTrial = Callable[[int, int, FrozenTrial, FrozenTrial], None]
@@ -58,6 +64,8 @@ class Task:
         on_trial: told every finished trial, those of an earlier run included.
         recipes: merges of the user's that are tried first, by name.
         given: hyper-parameters of the method.
+        driver: this process among several; none if it is the only one.
+        prefix: of the names of studies, where a storage has those of several runs.
     """
 
     storage: optuna.storages.BaseStorage
@@ -68,13 +76,15 @@ class Task:
     on_trial: OnTrial = lambda *_: None
     recipes: Mapping[str, Coefficients] = field(default_factory=dict)
     given: Mapping[str, float] = field(default_factory=dict)
+    driver: Driver | None = None
+    prefix: str = ""
 
 
 def open_study(name: str, task: Task) -> optuna.Study:
     """A task's study, made if it is not there."""
     return optuna.create_study(
         storage=task.storage,
-        study_name=name,
+        study_name=task.prefix + name,
         directions=["minimize"] * len(task.problem.goals),
         load_if_exists=True,
     )
@@ -100,7 +110,8 @@ class Running:
         self._stretching: dict[Work, Stretch] = {}
         self._reached: list[tuple[Stretch, DescentState]] = []
         trials = self._trials()
-        self._left = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        self._driver = task.driver
+        self._left = [] if task.driver else [trial for trial in trials if trial.state == TrialState.RUNNING]
         done = _done(trials)
         for number, known in enumerate(done, 1):
             task.on_trial(number, plan.total, known, best_so_far(done))
@@ -112,6 +123,8 @@ class Running:
 
     def next(self) -> Work | None:
         """A piece of work that can begin now, and with this call has; none if there is none yet, or any more."""
+        if self._driver is not None:
+            self._driver.free_stale(self.study)
         if self._left:
             return self._resumed(self._left[0])
         trials = self._trials()
@@ -125,7 +138,12 @@ class Running:
             return None
         if isinstance(self.plan.suggests, Descending):
             return self._descending(None, trials, self.plan.suggests)
-        return self._evaluating(self._asked(self.plan.suggests.sampler(self.plan.domain, len(kept))), done)
+        return self._evaluating(self._asked(partial(self.plan.suggests.sampler, self.plan.domain)), done)
+
+    @property
+    def waits(self) -> bool:
+        """Whether other drivers evaluate trials of it."""
+        return self._driver is not None and any(trial.state == TrialState.RUNNING for trial in self._trials())
 
     def owns(self, work: Work) -> bool:
         """Whether a piece of work is this study's."""
@@ -145,7 +163,9 @@ class Running:
             return
         if isinstance(result, EngineDiedError):
             result = Evaluated(Measured({}, given_up=FAILED), {}, 0.0, str(result))
-        finished = self._tell(self._flying.pop(work), result)
+        finished = self._told(self._flying.pop(work), result)
+        if finished is None:
+            return
         done = self.done
         self.task.on_trial(len(done), self.plan.total, finished, best_so_far(done))
 
@@ -180,7 +200,7 @@ class Running:
         if self._reached:
             sampler = suggests.sampler(limits, self._reached.pop(0))
             if left is None:
-                return self._evaluating(self._asked(sampler), _done(trials))
+                return self._evaluating(self._asked(lambda _: sampler), _done(trials))
             self._left.remove(left)
             self.study.sampler = sampler
             return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
@@ -192,6 +212,17 @@ class Running:
                 return work
         return None
 
+    def _told(self, trial: Trial, result: Evaluated) -> FrozenTrial | None:
+        """Tells the study of an evaluated trial; none if another driver took it for abandoned."""
+        if self._driver is None:
+            return self._tell(trial, result)
+        try:
+            return self._tell(trial, result)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return None
+        finally:
+            self._driver.end(trial)
+
     def _by_name(self, name: str, coefficients: Coefficients) -> Trial:
         """A trial that evaluates a merge by name."""
         # As Optuna enqueues one, but begun at once: what is enqueued another driver may take.
@@ -199,15 +230,31 @@ class Running:
         begun = create_trial(state=TrialState.RUNNING, user_attrs={NAME: name}, system_attrs=fixed)
         return Trial(self.study, self.study._storage.create_new_trial(self.study._study_id, begun))
 
-    def _asked(self, sampler: BaseSampler) -> Trial:
-        """A trial that a sampler suggests."""
-        self.study.sampler = sampler
-        return self.study.ask()
+    def _asked(self, sampler: Callable[[int], BaseSampler]) -> Trial:
+        """A trial that is suggested.
 
-    def _evaluating(self, trial: Trial, done: Sequence[FrozenTrial]) -> Work:
-        """The evaluation of a trial."""
+        Args:
+            sampler: trial's number -> who suggests it.
+        """
+        with _meant():
+            trial = self.study.ask()
+        # Nothing is suggested before it is asked for, and only now is the number known.
+        self.study.sampler = sampler(trial.number)
+        return trial
+
+    def _evaluating(self, trial: Trial, done: Sequence[FrozenTrial]) -> Work | None:
+        """The evaluation of a trial; none if other drivers have begun enough."""
+        if self._driver is not None:
+            self._driver.begin(trial)
         with _meant():
             trial, values = suggested(self.study, trial, self.plan.domain.ranges)
+        if self._driver is not None:
+            trials = self._trials()
+            own = next(one for one in trials if one.number == trial.number)
+            if self._driver.is_surplus(own, trials, self.plan.suggestions):
+                self._driver.end(trial)
+                fail(self.study, trial._trial_id)
+                return None
         name = trial.user_attrs.get(NAME)
         standing = self.task.problem.measuring.standing(
             done,
@@ -272,7 +319,10 @@ def run_all(studies: Sequence[Running], executor: Executor) -> None:
             while executor.free and (work := study.next()) is not None:
                 executor.submit(work)
         if executor.free and not executor.busy:
-            return
+            if not any(study.waits for study in studies):
+                return
+            time.sleep(_POLL)
+            continue
         for work, result in executor.wait():
             next(study for study in studies if study.owns(work)).take(work, result)
 
@@ -288,6 +338,7 @@ def _meant() -> Iterator[None]:
         for message in (
             "The constraint value is ignored because",  # a killed run told it already
             "Fixed parameter .* is out of range",  # a merge by name may lie outside of what is searched
+            "Heartbeat of storage is supposed to be used",  # drivers give their own signs of life
             "Constraints have been set, but",  # CMA-ES and the like: such a trial is given up for them all the same
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -80,7 +80,7 @@ def run_studies(tasks: dict[str, Task]) -> dict[str, Searched]:
         Running(name, task, search_plan(task.problem, task.space, task.recipes, task.given))
         for name, task in tasks.items()
     ]
-    return {study.study.study_name: found for study, found in zip(running, _run(running), strict=True)}
+    return dict(zip(tasks, _run(running), strict=True))
 
 
 def refine(name: str, task: Task, found: Searched) -> Searched:
