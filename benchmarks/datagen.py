@@ -68,7 +68,7 @@ def throughput(times: int = 3) -> bool:
 
         def stage() -> float:
             shutil.rmtree(folder)
-            journal = Journal(engine, Path(folder), config.engine.chunk, "")
+            journal = Journal([engine], Path(folder), config.engine.chunk, "")
             return seconds(lambda: answer_questions(journal, config.data, bunch, questions))
 
         def bare(tokenized: bool) -> float:

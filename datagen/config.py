@@ -97,6 +97,7 @@ class EngineConfig(Frozen):
             top of `memory`.
         tensor_parallel: GPUs per model, of vLLM.
         address: of the server, such as `http://localhost:8000/v1`.
+        replicas: addresses of further servers of the same models, which share the work chunk by chunk.
         key_variable: name of the environment variable that holds the server's key; none if it asks for none.
         models: model as this config names it -> its name on the server, where the two differ.
         parallel: requests to a server at a time; rows in one batch of transformers. vLLM batches by itself.
@@ -112,6 +113,7 @@ class EngineConfig(Frozen):
     judges: float = Field(0.3, gt=0, le=1)
     tensor_parallel: int = Field(1, ge=1)
     address: str = ""
+    replicas: list[str] = []
     key_variable: str = ""
     models: dict[str, str] = {}
     parallel: int = Field(64, ge=1)
@@ -121,12 +123,13 @@ class EngineConfig(Frozen):
 
     @model_validator(mode="after")
     def _a_server_has_an_address(self) -> Self:
-        if self.kind == "server" and not self.address.startswith(("http://", "https://")):
-            raise ValueError(
-                f"engine.address must be the server's base URL, such as http://localhost:8000/v1, but got "
-                f"{self.address or 'none'}"
-            )
-        if self.kind != "server" and self.address:
+        for address in (self.address, *self.replicas):
+            if self.kind == "server" and not address.startswith(("http://", "https://")):
+                raise ValueError(
+                    f"engine.address must be the server's base URL, such as http://localhost:8000/v1, but got "
+                    f"{address or 'none'}"
+                )
+        if self.kind != "server" and (self.address or self.replicas):
             raise ValueError(
                 f"engine.address is only of use to a server, but engine.kind is {self.kind}; set engine.kind=server, "
                 f"or drop the address"

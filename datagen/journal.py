@@ -7,8 +7,10 @@ a config or in a stage before, exactly the answers that depend on it are asked f
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from datagen.chat import Message
@@ -23,21 +25,21 @@ class Journal:
     """An engine that remembers.
 
     Args:
-        engine: asked what is not in the journal.
+        engines: asked what is not in the journal, each a chunk at a time.
         folder: of the journal's files.
         chunk: answers that are asked for, and then kept, together.
         drawing: what decides a draw besides the prompt and its seed, such as the kind of engine.
     """
 
-    def __init__(self, engine: Engine, folder: Path, chunk: int, drawing: str) -> None:
+    def __init__(self, engines: Sequence[Engine], folder: Path, chunk: int, drawing: str) -> None:
         self.folder = folder
-        self._engine, self._chunk, self._drawing = engine, chunk, drawing
+        self._engines, self._chunk, self._drawing = engines, chunk, drawing
         self._identities: dict[str, str] = {}
 
     def identity(self, model: str) -> str:
         """The engine's, asked for once."""
         if model not in self._identities:
-            self._identities[model] = self._engine.identity(model)
+            self._identities[model] = self._engines[0].identity(model)
         return self._identities[model]
 
     def write(
@@ -62,8 +64,8 @@ class Journal:
             for i, conversation in enumerate(conversations)
         ]
 
-        def ask(some: Sequence[int]) -> list[str]:
-            return self._engine.write(
+        def ask(engine: Engine, some: Sequence[int]) -> list[str]:
+            return engine.write(
                 [conversations[i] for i in some],
                 max_tokens=max_tokens,
                 temperature=temperature,
@@ -79,8 +81,8 @@ class Journal:
         """How likely a model says one word rather than another, as `Engine.probability` gives it."""
         keys = [self._key(model, conversation, [word, other, after], None) for conversation in conversations]
 
-        def ask(some: Sequence[int]) -> list[float | None]:
-            return self._engine.probability([conversations[i] for i in some], word, other, after)
+        def ask(engine: Engine, some: Sequence[int]) -> list[float | None]:
+            return engine.probability([conversations[i] for i in some], word, other, after)
 
         return self._said(name, model, conversations, keys, ask)
 
@@ -94,7 +96,7 @@ class Journal:
         model: str,
         conversations: Sequence[Sequence[Message]],
         keys: Sequence[str],
-        ask: Callable[[Sequence[int]], list[Said]],
+        ask: Callable[[Engine, Sequence[int]], list[Said]],
     ) -> list[Said]:
         """What is known and what is not, the latter asked for chunk by chunk, equal ones once."""
         path = self.folder / f"{name}.jsonl"
@@ -104,17 +106,48 @@ class Journal:
             if key not in known:
                 missing.setdefault(key, i)
         if missing:
-            self._engine.use(model)
+            places = list(missing.values())
+            chunks = [places[start : start + self._chunk] for start in range(0, len(places), self._chunk)]
             with Bar(name, len(missing)) as bar:
-                places = list(missing.values())
-                for start in range(0, len(places), self._chunk):
-                    some = places[start : start + self._chunk]
-                    said = dict(zip((keys[i] for i in some), ask(some), strict=True))
+                for some, told in zip(chunks, self._shared_out(model, chunks, ask), strict=True):
+                    said = dict(zip((keys[i] for i in some), told, strict=True))
                     asked = (conversations[i][-1]["content"] for i in some)
                     size = _append(path, size, zip(said, asked, said.values(), strict=True))
                     known |= said
                     bar.advance(count=len(some))
         return [known[key] for key in keys]
+
+    def _shared_out(
+        self,
+        model: str,
+        chunks: Sequence[Sequence[int]],
+        ask: Callable[[Engine, Sequence[int]], list[Said]],
+    ) -> Iterator[list[Said]]:
+        """What every chunk is told, in order: by whichever engine is free, and none is ever divided among several."""
+        if len(self._engines) == 1 or len(chunks) == 1:
+            self._engines[0].use(model)
+            yield from (ask(self._engines[0], chunk) for chunk in chunks)
+            return
+        free: SimpleQueue[Engine] = SimpleQueue()
+
+        def ready(engine: Engine) -> None:
+            engine.use(model)
+            free.put(engine)
+
+        def told(chunk: Sequence[int]) -> list[Said]:
+            engine = free.get()
+            try:
+                return ask(engine, chunk)
+            finally:
+                free.put(engine)
+
+        with ThreadPoolExecutor(len(self._engines)) as pool:
+            list(pool.map(ready, self._engines))
+            try:
+                yield from pool.map(told, chunks)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
 def _append(path: Path, size: int, told: Iterable[tuple[str, str, Any]]) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,11 @@ from datagen.card import Facts
 from datagen.checking import check_questions
 from datagen.cleaning import clean_answers, clean_questions, near_clusters
 from datagen.cleaning.evaluations import evaluation_texts
+from datagen.cluster import Cluster, Workers
 from datagen.config import BunchConfig, EngineConfig
 from datagen.data_config import DataConfig
-from datagen.engines.base import open_engine
+from datagen.engines.base import Engine, open_engine
+from datagen.engines.cluster import RayEngine
 from datagen.errors import ConfigError, DataError
 from datagen.files import write_text
 from datagen.importing import Imported, import_file
@@ -72,6 +75,7 @@ def generate(
     folder: Path,
     seed: int,
     say: Callable[[str], None] = console.print,
+    workers: Workers | None = None,
 ) -> Path:
     """Writes `folder/<split>/<kind>.jsonl`, `folder/README.md` and `folder/summary.json`.
 
@@ -79,6 +83,7 @@ def generate(
         folder: where the data goes; what an earlier run was told, in `folder/stages`, is not asked for again.
         seed: of everything random.
         say: told one line per stage.
+        workers: of a Ray cluster, which share the work; by default one engine does all.
 
     Returns:
         `folder`.
@@ -90,9 +95,11 @@ def generate(
     inputs = open_inputs(bunch, config, seed)
     models = bunch.models() | config.models()
     counts: Counter[str] = Counter()
-    with open_engine(engine, bunch.tokenizers()) as opened:
-        opened.check(models.values())
-        journal = Journal(opened, folder / "stages", engine.chunk, f"{engine.kind} {engine.dtype}")
+    with ExitStack() as stack:
+        engines = _engines(stack, engine, bunch, workers)
+        for one in engines if engine.kind == "server" else engines[:1]:
+            one.check(models.values())
+        journal = Journal(engines, folder / "stages", engine.chunk, f"{engine.kind} {engine.dtype}")
         written = write_questions(journal, inputs.briefs, models, config, seed, counts)
         say(f"questions: {len(written.questions)} written")
         asked = _asked(journal, inputs, written, models, config, seed, counts)
@@ -114,6 +121,18 @@ def generate(
     write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
     say(f"rows: {len(rows)} kept in {folder}")
     return folder
+
+
+def _engines(stack: ExitStack, config: EngineConfig, bunch: BunchConfig, workers: Workers | None) -> list[Engine]:
+    """All that share the work; what they are asked does not depend on how many there are."""
+    tokenizers = bunch.tokenizers()
+    if workers is not None and config.kind != "server":
+        cluster = stack.enter_context(Cluster(workers, config.tensor_parallel))
+        return [stack.enter_context(RayEngine(cluster, config, tokenizers)) for _ in range(cluster.count)]
+    addresses = [config.address, *config.replicas]
+    return [
+        stack.enter_context(open_engine(config.model_copy(update={"address": one}), tokenizers)) for one in addresses
+    ]
 
 
 def _asked(

@@ -10,8 +10,8 @@ import typer
 from datagen.errors import ConfigError, GoodbunchError
 
 if TYPE_CHECKING:
+    from datagen.cluster import Workers
     from optimizer.config import Config
-    from optimizer.executors.cluster import Workers
     from optimizer.recipes import Recipe
 
 #: Exit codes: a gate that was not passed, bad input, and a run that was stopped.
@@ -30,6 +30,12 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML config, see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, stronger than the file: search.seed=3")]
 Out = Annotated[str | None, typer.Option("--out", help="Run folder; overrides `run` in the config.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
+ExecutorName = Annotated[str, typer.Option(help="Who does the work: here, or ray, for many GPUs.")]
+WorkerCount = Annotated[int, typer.Option(help="With ray: how many; 0 for as many as fit.", min=0)]
+ClusterAddress = Annotated[str, typer.Option(help="With ray: of a cluster that runs, such as auto.")]
+WorkerGpus = Annotated[
+    float | None, typer.Option(help="With ray: by default engine.tensor_parallel; may be a part of one.", min=0)
+]
 RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
 
 
@@ -93,6 +99,10 @@ def datagen(
         bool, typer.Option("--dry-run", help="Print rows, tokens, memory and time; run nothing.")
     ] = False,
     gpu: Annotated[str | None, typer.Option(help="With --dry-run: plan for this device, H200 or 4xA100-80GB.")] = None,
+    executor: ExecutorName = "here",
+    workers: WorkerCount = 0,
+    address: ClusterAddress = "",
+    gpus_per_worker: WorkerGpus = None,
 ) -> None:
     """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.
 
@@ -106,11 +116,12 @@ def datagen(
         raise ConfigError(
             "--gpu must come with --dry-run, but comes alone; a run takes the device at hand, leave it out"
         )
+    wanted = _workers(executor, workers, address, gpus_per_worker)
     loaded = _with_imports(load_config(config, _with_out(overrides, out)), imports or [])
     if dry_run:
         _plan_datagen(loaded, gpu)
     else:
-        _datagen(loaded)
+        _datagen(loaded, wanted)
 
 
 @app.command()
@@ -118,13 +129,10 @@ def search(
     config: ConfigPath,
     overrides: Overrides = None,
     out: Out = None,
-    executor: Annotated[str, typer.Option(help="Who evaluates trials: here, or ray, on many GPUs.")] = "here",
-    workers: Annotated[int, typer.Option(help="With ray: how many; 0 for as many as fit.", min=0)] = 0,
-    address: Annotated[str, typer.Option(help="With ray: of a cluster that runs, such as auto.")] = "",
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(help="With ray: by default engine.tensor_parallel; may be a part of one.", min=0),
-    ] = None,
+    executor: ExecutorName = "here",
+    workers: WorkerCount = 0,
+    address: ClusterAddress = "",
+    gpus_per_worker: WorkerGpus = None,
     storage: Annotated[
         str, typer.Option(envvar="GOODBUNCH_STORAGE", help="URL of a database for the trials; else in the run folder.")
     ] = "",
@@ -311,12 +319,12 @@ def _adapter(recipe: "Recipe", out: Path, force: bool, rank: int | None) -> str:
     return f"{len(done.ranks)} modules of rank {max(done.ranks.values())} at most" + (cut if rank is not None else "")
 
 
-def _datagen(config: "Config") -> None:
+def _datagen(config: "Config", workers: "Workers | None" = None) -> None:
     from datagen.pipeline import generate
     from optimizer.bunch import open_bunch
 
     open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
-    generate(config.bunch, config.data, config.engine, config.data_folder, config.seed)
+    generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
 
 
 def _plan_datagen(config: "Config", gpu: str | None) -> None:
@@ -377,7 +385,7 @@ def _join(config: "Config", database: str, workers: "Workers | None") -> None:
 def _workers(executor: str, count: int, address: str, gpus: float | None) -> "Workers | None":
     """Workers of a cluster, if the command line asks for one."""
     if executor == "ray":
-        from optimizer.executors.cluster import Workers
+        from datagen.cluster import Workers
 
         return Workers(count, address, gpus)
     if executor != "here":

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from datagen.cluster import Workers
 from datagen.errors import ConfigError
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch, open_bunch
@@ -21,7 +22,7 @@ from optimizer.engines.banks import space_of
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.executors.base import Executor
-from optimizer.executors.cluster import RayExecutor, Workers
+from optimizer.executors.cluster import RayExecutor
 from optimizer.executors.inline import InlineExecutor
 from optimizer.export import is_exported, write_merge, write_scores
 from optimizer.merging.space import Space

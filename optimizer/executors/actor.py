@@ -2,23 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from datagen.engines.child import Answer
 from datagen.errors import GoodbunchError
 from optimizer.config import Config
 from optimizer.executors.base import Work
-
-
-class Answer(NamedTuple):
-    """What became of a call.
-
-    Attributes:
-        value: what it returned, if it did.
-        error: what it raised, if that is an error of ours.
-    """
-
-    value: Any = None
-    error: GoodbunchError | None = None
 
 
 class Worker:

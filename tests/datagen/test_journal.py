@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ CHUNK = 3
 
 
 def journal(folder: Path, engine: Engine, drawing: str = "kind auto") -> Journal:
-    return Journal(engine, folder, CHUNK, drawing)
+    return Journal([engine], folder, CHUNK, drawing)
 
 
 def write(folder: Path, engine: Engine, rows: list[list[Message]] = ROWS, **settings: Any) -> list[str]:
@@ -167,3 +168,29 @@ def test_what_an_engine_fails_with_is_no_matter_of_the_file(tmp_path: Path) -> N
 
     with pytest.raises(ConnectionResetError):
         write(tmp_path, Scripted(say))
+
+
+def test_engines_share_the_chunks_and_leave_the_same_bytes(file: Path, tmp_path: Path) -> None:
+    slow, *others = engines = [Scripted() for _ in range(3)]
+    slow.say = lambda model, asked: time.sleep(0.05) or asked[-1]["content"]  # type: ignore[func-returns-value]
+    shared = Journal(engines, tmp_path / "shared", CHUNK, "kind auto")
+    assert shared.write("some/model", "m", ROWS, max_tokens=8) == TEXTS
+    assert (tmp_path / "shared" / "some" / "model.jsonl").read_bytes() == file.read_bytes()
+    calls = [call for engine in engines for call in engine.last_turns]
+    assert sorted(calls) == [TEXTS[:3], TEXTS[3:6], TEXTS[6:]], "a chunk is asked for as a whole, and once"
+    assert len(slow.asked) < 3, "the others do what a slow one does not come to"
+    assert {engine.model for engine in others} == {"m"}
+
+
+def test_what_engines_said_before_one_failed_is_kept(tmp_path: Path) -> None:
+    def say(model: str, asked: Conversation) -> str:
+        if asked[-1]["content"] == "row 7":
+            raise DataError("too long")
+        return asked[-1]["content"]
+
+    shared = Journal([Scripted(say), Scripted(say)], tmp_path, CHUNK, "kind auto")
+    with pytest.raises(DataError, match="too long"):
+        shared.write("some/model", "m", ROWS, max_tokens=8)
+    engine = Scripted()
+    assert write(tmp_path, engine) == TEXTS
+    assert engine.last_turns == [TEXTS[6:]]

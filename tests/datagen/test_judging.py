@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def journal(folder: Path, engine: Scripted) -> Journal:
-    return Journal(engine, folder, 100, "")
+    return Journal([engine], folder, 100, "")
 
 
 def question(text: str, kind: str = "unsafe", **rest: Any) -> Question:

@@ -99,3 +99,15 @@ def test_data_that_was_killed_in_every_stage_is_byte_identical(demo: Path, tmp_p
     assert done.returncode == 0, done.stderr
     assert (stages / "questions" / "unsafe.jsonl").stat().st_mtime_ns == written, "what was finished was done again"
     assert digests(tmp_path / "data") == digests(demo / "data")
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_cluster_write_the_same_bytes(demo: Path, tmp_path: Path) -> None:
+    chunks = ["engine.chunk=300"]  # so that there is something to be shared out
+    for name, more in (("one", []), ("two", ["--executor", "ray", "--workers", "2"])):
+        done = goodbunch("datagen", DEMO_CONFIG, f"vars.zoo={demo}/zoo", *chunks, "--out", tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "two" / "data") == digests(tmp_path / "one" / "data")
+    for file in (tmp_path / "one" / "data" / "stages").rglob("*.jsonl"):
+        there = tmp_path / "two" / file.relative_to(tmp_path / "one")
+        assert there.read_bytes() == file.read_bytes()

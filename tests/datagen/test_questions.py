@@ -50,7 +50,7 @@ def numbered(model: str, asked: Conversation) -> str:
 
 def written(folder: Path, engine: Scripted, config: DataConfig, seed: int = 0) -> tuple[Written, Counter[str]]:
     counts: Counter[str] = Counter()
-    journal = Journal(engine, folder / "stages", 100, "")
+    journal = Journal([engine], folder / "stages", 100, "")
     return write_questions(journal, open_briefs(config, seed), MODELS, config, seed, counts), counts
 
 
@@ -198,7 +198,7 @@ def test_a_question_is_checked_against_its_brief(tmp_path: Path, examples: Path)
         return [[("yes", -0.1), ("no", -3.0 if "plain" in asked[0]["content"] else -2.2)]]
 
     engine = Scripted(hear=hear)
-    journal = Journal(engine, tmp_path / "stages", 100, "")
+    journal = Journal([engine], tmp_path / "stages", 100, "")
     left = check_questions(journal, open_briefs(settings, 0), MODELS, some.questions, counts)
     assert engine.model == "g", "by default the writer is asked"
     assert engine.asked[0] == [
