@@ -39,10 +39,13 @@ from optimizer.search.records import (
     plain,
 )
 from optimizer.search.sampler import STATE, Stretch
-from optimizer.search.sharing import Driver, fail
+from optimizer.search.sharing import DRIVER, Driver
 from optimizer.search.stopping import gains_little
-from optimizer.search.storage import suggested
+from optimizer.search.storage import StudyStorage
 from optimizer.search.winners import best_so_far
+
+#: User attribute of a trial: what it shares with its like, of which there may be so many.
+LIKE = "like"
 
 #: Seconds between looks at what other drivers do, where nothing else is to be done.
 _POLL = 0.5
@@ -110,7 +113,7 @@ class Running:
         self._stretching: dict[Work, Stretch] = {}
         self._reached: list[tuple[Stretch, DescentState]] = []
         trials = self._trials()
-        self._driver = task.driver
+        self._driver, self._was_late = task.driver, False
         self._left = [] if task.driver else [trial for trial in trials if trial.state == TrialState.RUNNING]
         done = _done(trials)
         for number, known in enumerate(done, 1):
@@ -123,6 +126,7 @@ class Running:
 
     def next(self) -> Work | None:
         """A piece of work that can begin now, and with this call has; none if there is none yet, or any more."""
+        self._was_late = False
         if self._driver is not None:
             self._driver.free_stale(self.study)
         if self._left:
@@ -138,12 +142,15 @@ class Running:
             return None
         if isinstance(self.plan.suggests, Descending):
             return self._descending(None, trials, self.plan.suggests)
-        return self._evaluating(self._asked(partial(self.plan.suggests.sampler, self.plan.domain)), done)
+        sampler = partial(self.plan.suggests.sampler, self.plan.domain)
+        return self._evaluating(self._asked(sampler, "suggested", self.plan.suggestions), done)
 
     @property
     def waits(self) -> bool:
-        """Whether other drivers evaluate trials of it."""
-        return self._driver is not None and any(trial.state == TrialState.RUNNING for trial in self._trials())
+        """Whether other drivers evaluate trials of it, or were faster a moment ago."""
+        if self._driver is None:
+            return False
+        return self._was_late or any(trial.state == TrialState.RUNNING for trial in self._trials())
 
     def owns(self, work: Work) -> bool:
         """Whether a piece of work is this study's."""
@@ -198,9 +205,11 @@ class Running:
         """
         limits = limits_of(self.task.problem, [*self._before, *_done(trials)])
         if self._reached:
-            sampler = suggests.sampler(limits, self._reached.pop(0))
+            ahead = self._reached.pop(0)
+            sampler = suggests.sampler(limits, ahead)
             if left is None:
-                return self._evaluating(self._asked(lambda _: sampler), _done(trials))
+                like = f"leg {ahead[0].number} step {ahead[1].step}"
+                return self._evaluating(self._asked(lambda _: sampler, like, 1), _done(trials))
             self._left.remove(left)
             self.study.sampler = sampler
             return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
@@ -221,40 +230,53 @@ class Running:
         except optuna.exceptions.UpdateFinishedTrialError:
             return None
         finally:
-            self._driver.end(trial)
+            self._driver.end(trial._trial_id)
 
-    def _by_name(self, name: str, coefficients: Coefficients) -> Trial:
+    def _by_name(self, name: str, coefficients: Coefficients) -> Trial | None:
         """A trial that evaluates a merge by name."""
-        # As Optuna enqueues one, but begun at once: what is enqueued another driver may take.
         fixed = {"fixed_params": self.plan.domain.parameters(coefficients)}
-        begun = create_trial(state=TrialState.RUNNING, user_attrs={NAME: name}, system_attrs=fixed)
-        return Trial(self.study, self.study._storage.create_new_trial(self.study._study_id, begun))
+        return self._begun({NAME: name}, f"name {name}", 1, fixed)
 
-    def _asked(self, sampler: Callable[[int], BaseSampler]) -> Trial:
+    def _asked(self, sampler: Callable[[int], BaseSampler], like: str, most: int) -> Trial | None:
         """A trial that is suggested.
 
         Args:
             sampler: trial's number -> who suggests it.
+            like: what it shares with its like.
+            most: how many of them there may be.
         """
-        with _meant():
-            trial = self.study.ask()
-        # Nothing is suggested before it is asked for, and only now is the number known.
-        self.study.sampler = sampler(trial.number)
+        trial = self._begun({}, like, most)
+        if trial is not None:
+            # Nothing is suggested before it is asked for, and only now is the number known.
+            self.study.sampler = sampler(trial.number)
         return trial
 
-    def _evaluating(self, trial: Trial, done: Sequence[FrozenTrial]) -> Work | None:
-        """The evaluation of a trial; none if other drivers have begun enough."""
+    def _begun(
+        self, told: Mapping[str, Any], like: str, most: int, inner: Mapping[str, Any] | None = None
+    ) -> Trial | None:
+        """A new trial; none if drivers have begun enough of its like."""
         if self._driver is not None:
-            self._driver.begin(trial)
-        with _meant():
-            trial, values = suggested(self.study, trial, self.plan.domain.ranges)
+            told = dict(told) | {DRIVER: self._driver.known_as}
+        begun = create_trial(
+            state=TrialState.RUNNING, user_attrs=dict(told) | {LIKE: like}, system_attrs=dict(inner or {})
+        )
+        storage, study_id = self.task.storage, self.study._study_id
+        if isinstance(storage, StudyStorage):
+            made = storage.claim(study_id, begun, (LIKE, like, most))
+        else:
+            made = storage.create_new_trial(study_id, begun)
+        if made is None:
+            self._was_late = True
+            return None
         if self._driver is not None:
-            trials = self._trials()
-            own = next(one for one in trials if one.number == trial.number)
-            if self._driver.is_surplus(own, trials, self.plan.suggestions):
-                self._driver.end(trial)
-                fail(self.study, trial._trial_id)
-                return None
+            self._driver.begin(made)
+        return Trial(self.study, made)
+
+    def _evaluating(self, trial: Trial | None, done: Sequence[FrozenTrial]) -> Work | None:
+        """The evaluation of a trial; none if other drivers have begun all there may be."""
+        if trial is None:
+            return None
+        values = self._suggested(trial)
         name = trial.user_attrs.get(NAME)
         standing = self.task.problem.measuring.standing(
             done,
@@ -267,6 +289,22 @@ class Running:
         work = Work(self.task.study, "evaluate", (self.plan.domain.point(values), standing))
         self._flying[work] = trial
         return work
+
+    def _suggested(self, trial: Trial) -> dict[str, float]:
+        """A trial's parameters, which from now on are its own."""
+        ranges, storage = self.plan.domain.ranges, self.task.storage
+        if isinstance(storage, StudyStorage):
+            # What is known together is set together; one by one, a thousand are as slow as a small model.
+            known = trial._fixed_params or trial.relative_params
+            storage.set_trial_params(
+                trial._trial_id, {name: value for name, value in known.items() if name in ranges}, ranges
+            )
+            trial = Trial(self.study, trial._trial_id)
+        with _meant():
+            values = {name: trial._suggest(name, one) for name, one in ranges.items()}
+        if isinstance(storage, StudyStorage):
+            storage.keep(trial._trial_id)
+        return values
 
     @property
     def _held_against(self) -> set[str]:

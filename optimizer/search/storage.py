@@ -1,21 +1,28 @@
-"""Where trials are kept, and a trial's parameters written there at once."""
+"""Where trials are kept: in memory for whoever runs a study, and in a database for all that comes after."""
 
+import copy
 import functools
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb.models import TrialParamModel
-from optuna.trial import Trial
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages._in_memory import _StudyInfo
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
 
 from datagen.errors import EngineError
+from optimizer.search import tables
+from optimizer.search.tables import Unwritten
 
 #: Seconds between the signs of life that a driver gives for its trials; after how many without one they are another's.
 HEARTBEAT, GRACE = 10, 60
@@ -29,22 +36,17 @@ _POSTGRES = (12,)
 T = TypeVar("T")
 
 
-def open_storage(path: Path) -> RDBStorage:
-    """SQLite whose finished writes survive a kill at any moment, without waiting for the disk at each of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _on_connect(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    storage.engine.dispose()  # connections opened before the listener was there
-    return storage
+#: Seconds after which it is looked up anew what other drivers did.
+_STALE = 0.5
 
 
-class SharedStorage(RDBStorage):
-    """A database that several drivers write to, and wait for when it is away."""
+class _Patient(RDBStorage):
+    """A database that is waited for when it is away."""
+
+
+def _may_differ(state: TrialState, before: FrozenTrial) -> bool:
+    """Whether a trial may be another than it was; parameters of one that is under way do not change."""
+    return not before.state.is_finished() and (state != before.state or not before.params)
 
 
 def _is_away(error: BaseException) -> bool:
@@ -58,30 +60,286 @@ def _patiently(call: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(call)
     def patient(*given: Any, **named: Any) -> T:
-        end, again = time.monotonic() + PATIENCE, False
+        end = time.monotonic() + PATIENCE
         while True:
             try:
                 return call(*given, **named)
-            except optuna.exceptions.UpdateFinishedTrialError:
-                if not again or call.__name__ != "set_trial_state_values":
-                    raise
-                return True  # type: ignore[return-value]  # the try whose answer was lost had come through
             except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
                 if not _is_away(error) or time.monotonic() > end:
                     raise
-                again = True
                 time.sleep(_PAUSE)
 
     return patient
 
 
-# Optuna's own cache in front of a database calls some of its inner methods.
-_INNER = ["_create_new_trial", "_get_best_trial_id", "_get_trials", "_set_trial_param", "_get_stale_trial_ids"]
-for _name in [*BaseStorage.__abstractmethods__, *_INNER, "record_heartbeat"]:
-    setattr(SharedStorage, _name, _patiently(getattr(RDBStorage, _name)))
+for _name in [*BaseStorage.__abstractmethods__, "_get_stale_trial_ids"]:
+    setattr(_Patient, _name, _patiently(getattr(RDBStorage, _name)))
 
 
-def open_shared(url: str) -> SharedStorage:
+class StudyStorage(InMemoryStorage):
+    """Studies in memory, and in a database.
+
+    Optuna's own storage of databases takes a statement for each parameter, and reads all unfinished trials whenever it
+    is asked for any: a quarter of a second per trial at a hundred coefficients and sixteen workers. Here a trial is
+    written when it is made, when it is `keep`t, and when it has ended; all else is answered from memory.
+
+    Args:
+        database: that has the studies.
+        shared: whether others write to it at the same time.
+    """
+
+    def __init__(self, database: RDBStorage, shared: bool = False) -> None:
+        super().__init__()
+        self.database, self.shared = database, shared
+        self._unwritten: dict[int, Unwritten] = {}
+        self._own: set[int] = set()  # trials that only this process changes, until they end
+        self._looked: dict[int, float] = {}
+
+    # Studies
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:  # noqa: D102
+        study_id = self.database.create_new_study(directions, study_name)
+        self._adopt(study_id)
+        return study_id
+
+    def delete_study(self, study_id: int) -> None:  # noqa: D102
+        self._check_study_id(study_id)
+        self.database.delete_study(study_id)
+        super().delete_study(study_id)
+
+    def get_study_id_from_name(self, study_name: str) -> int:  # noqa: D102
+        return self.database.get_study_id_from_name(study_name)
+
+    def get_all_studies(self) -> list[FrozenStudy]:  # noqa: D102
+        return self.database.get_all_studies()
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: D102
+        self.database.set_study_user_attr(study_id, key, value)
+        super().set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: D102
+        self.database.set_study_system_attr(study_id, key, value)
+        super().set_study_system_attr(study_id, key, value)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: D102
+        return self.database.get_study_user_attrs(study_id) if self.shared else super().get_study_user_attrs(study_id)
+
+    def _check_study_id(self, study_id: int) -> None:
+        if study_id not in self._studies:
+            self._adopt(study_id)
+
+    def _adopt(self, study_id: int) -> None:
+        """Takes a study of the database into memory."""
+        name = self.database.get_study_name_from_id(study_id)
+        with self._lock:
+            info = _StudyInfo(name, self.database.get_study_directions(study_id))
+            info.user_attrs = self.database.get_study_user_attrs(study_id)
+            info.system_attrs = self.database.get_study_system_attrs(study_id)
+            self._studies[study_id] = info
+            self._study_name_to_id[name] = study_id
+            self._prev_waiting_trial_number[study_id] = 0
+            self._look(study_id)
+
+    # Trials
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:  # noqa: D102
+        return self._make(study_id, template_trial or self._create_running_trial(), None) or 0
+
+    def claim(self, study_id: int, trial: FrozenTrial, like: tuple[str, str, int] | None = None) -> int | None:
+        """Makes a trial, unless there are enough of its like, whoever made them.
+
+        Args:
+            trial: as it begins.
+            like: user attribute and value that it shares with its like, and how many there may be.
+
+        Returns:
+            Its id, or none.
+        """
+        # Whoever is alone counts for himself.
+        return self._make(study_id, trial, like if self.shared else None)
+
+    def keep(self, trial_id: int) -> None:
+        """Writes what a trial is so far."""
+        with self._lock:
+            trial, unwritten = self._get_trial(trial_id), self._unwritten.pop(trial_id, Unwritten())
+        self._transact(lambda connection: tables.write(connection, trial_id, trial, unwritten))
+
+    def beat(self, ids: Iterable[int]) -> None:
+        """Gives a sign of life for trials."""
+        self._transact(lambda connection: tables.beat(connection, list(ids)))
+
+    def set_trial_param(  # noqa: D102
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        self._changed(trial_id).params.add(param_name)
+
+    def set_trial_params(
+        self, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Sets several parameters of a trial at once.
+
+        Args:
+            values: parameter -> value.
+            distributions: of these, and maybe of others.
+        """
+        with self._lock:
+            trial = copy.copy(self._get_trial(trial_id))
+            self.check_trial_is_updatable(trial_id, trial.state)
+            trial.params = trial.params | dict(values)
+            trial.distributions = trial.distributions | {name: distributions[name] for name in values}
+            self._set_trial(trial_id, trial)
+            self._studies[self._trial_id_to_study_id_and_number[trial_id][0]].param_distribution |= trial.distributions
+        self._changed(trial_id).params.update(values)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:  # noqa: D102
+        super().set_trial_user_attr(trial_id, key, value)
+        self._changed(trial_id).user.add(key)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:  # noqa: D102
+        super().set_trial_system_attr(trial_id, key, value)
+        self._changed(trial_id).system.add(key)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:  # noqa: D102
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._changed(trial_id).steps.add(step)
+
+    def set_trial_state_values(  # noqa: D102
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        with self._lock:
+            trial = self._get_trial(trial_id)
+            self.check_trial_is_updatable(trial_id, trial.state)
+            if state == TrialState.RUNNING and trial.state != TrialState.WAITING:
+                return False
+            unwritten, at = self._unwritten.pop(trial_id, Unwritten()), datetime.now()
+
+            def end(connection: Connection) -> bool:
+                if not tables.end(connection, trial_id, state, at):
+                    return False
+                tables.write(connection, trial_id, trial, unwritten)
+                tables.write_values(connection, trial_id, values)
+                return True
+
+            ended = self._transact(end)
+            self._own.discard(trial_id)
+            if ended:
+                super().set_trial_state_values(trial_id, state, values)
+                ended_trial = self._get_trial(trial_id)
+                if state.is_finished():
+                    ended_trial.datetime_complete = at
+                else:
+                    ended_trial.datetime_start = at
+                return True
+            # Another driver has ended it, or this one, before the database's answer was lost.
+            study_id = self._trial_id_to_study_id_and_number[trial_id][0]
+            self._look(study_id)
+            if self._get_trial(trial_id).state == state != TrialState.FAIL:
+                return True
+            raise UpdateFinishedTrialError(f"trial {trial_id} was ended by another driver")
+
+    def get_all_trials(  # noqa: D102
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        self._check_study_id(study_id)
+        if self.shared and time.monotonic() - self._looked[study_id] > _STALE:
+            with self._lock:
+                self._look(study_id)
+        return super().get_all_trials(study_id, deepcopy, states)
+
+    def _make(self, study_id: int, trial: FrozenTrial, like: tuple[str, str, int] | None) -> int | None:
+        self._check_study_id(study_id)
+
+        def make(connection: Connection) -> tuple[int, int] | None:
+            made = tables.insert_trial(connection, study_id, trial, like)
+            if made is not None and self.shared:
+                tables.beat(connection, [made[0]])
+            return made
+
+        made = self._transact(make)
+        if made is None:
+            with self._lock:
+                self._look(study_id)
+            return None
+        with self._lock:
+            known = self._studies[study_id].trials
+            if made[1] > len(known):
+                self._look(study_id)  # those that others have made meanwhile
+            new = copy.deepcopy(trial)
+            new._trial_id, new.number = made
+            self._remember(study_id, new)
+            if not new.state.is_finished():
+                self._own.add(made[0])
+        return made[0]
+
+    def _remember(self, study_id: int, trial: FrozenTrial) -> None:
+        known = self._studies[study_id].trials
+        self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
+        known[trial.number : trial.number + 1] = [trial]
+        self._studies[study_id].param_distribution |= trial.distributions
+        self._update_cache(trial._trial_id, study_id)
+
+    def _changed(self, trial_id: int) -> Unwritten:
+        self._own.add(trial_id)
+        return self._unwritten.setdefault(trial_id, Unwritten())
+
+    def _look(self, study_id: int) -> None:
+        """Takes over what others did to a study."""
+        known = self._studies[study_id].trials
+
+        def read(connection: Connection) -> tuple[list[int], list[FrozenTrial]]:
+            failed, new = [], []
+            for number, (trial_id, state) in enumerate(tables.states(connection, study_id)):
+                before = known[number] if number < len(known) else None
+                if trial_id in self._own and before is not None:
+                    if state == TrialState.FAIL:
+                        failed.append(trial_id)
+                elif before is None or (
+                    not before.state.is_finished() and (state != before.state or not before.params)
+                ):
+                    new.append(trial_id)
+            return failed, tables.load(connection, new)
+
+        failed, new = self._transact(read)
+        for trial_id in failed:
+            self._own.discard(trial_id)
+            self._unwritten.pop(trial_id, None)
+            super().set_trial_state_values(trial_id, TrialState.FAIL)
+        for trial in new:
+            self._remember(study_id, trial)
+        self._looked[study_id] = time.monotonic()
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        def transact() -> T:
+            with self.database.engine.begin() as connection:
+                return work(connection)
+
+        return _patiently(transact)()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to open the same database."""
+        return {"database": self.database, "shared": self.shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Opens it."""
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def open_storage(path: Path) -> StudyStorage:
+    """SQLite whose finished writes survive a kill at any moment, without waiting for the disk at each of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+    @sqlalchemy.event.listens_for(database.engine, "connect")
+    def _on_connect(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    database.engine.dispose()  # connections opened before the listener was there
+    return StudyStorage(database)
+
+
+def open_shared(url: str) -> StudyStorage:
     """A database by its URL.
 
     Args:
@@ -99,7 +357,7 @@ def open_shared(url: str) -> SharedStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; the pin holds them
-            storage = SharedStorage(
+            database = _Patient(
                 url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
             )
     except (ModuleNotFoundError, ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
@@ -117,51 +375,11 @@ def open_shared(url: str) -> SharedStorage:
             f"--storage: {shown} holds tables of another version of Optuna: {str(error).splitlines()[0]} Run `optuna "
             f"storage upgrade --storage URL`, or name an empty database"
         ) from error
-    if storage.engine.dialect.name == "postgresql":
-        version = storage.engine.dialect.server_version_info or ()
+    if database.engine.dialect.name == "postgresql":
+        version = database.engine.dialect.server_version_info or ()
         if version < _POSTGRES:
             raise EngineError(
                 f"--storage: {shown} must be PostgreSQL {_POSTGRES[0]} or newer, but is "
                 f"{'.'.join(map(str, version))}; upgrade the server"
             )
-    return storage
-
-
-def suggested(
-    study: optuna.Study, trial: Trial, ranges: Mapping[str, BaseDistribution]
-) -> tuple[Trial, dict[str, float]]:
-    """Has a trial suggest all its parameters.
-
-    A database takes two milliseconds for every one that is suggested alone, which for a thousand coefficients is as
-    long as the evaluation of a small model. What is known together, enqueued or suggested relative to each other, is
-    therefore written together; Optuna's own way does the rest.
-
-    Args:
-        ranges: of all parameters.
-
-    Returns:
-        The trial as it is now known, and its parameters.
-    """
-    storage = study._storage
-    if isinstance(storage, _CachedStorage):
-        together = trial._fixed_params or trial.relative_params
-
-        def write() -> None:
-            known = storage._backend.get_trial(trial._trial_id).params
-            rows = [
-                {
-                    "trial_id": trial._trial_id,
-                    "param_name": name,
-                    "param_value": distribution.to_internal_repr(together[name]),
-                    "distribution_json": distribution_to_json(distribution),
-                }
-                for name, distribution in ranges.items()
-                if name in together and name not in known
-            ]
-            if rows:
-                with storage._backend.engine.begin() as connection:
-                    connection.execute(sqlalchemy.insert(TrialParamModel), rows)
-
-        _patiently(write)()
-        trial = Trial(study, trial._trial_id)
-    return trial, {name: trial._suggest(name, distribution) for name, distribution in ranges.items()}
+    return StudyStorage(database, shared=True)

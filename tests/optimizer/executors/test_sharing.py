@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -50,6 +51,7 @@ def together(tasks: list[Task]) -> list[Searched | BaseException]:
             with task.driver:
                 found[place] = run_study("search", task)
         except BaseException as error:
+            traceback.print_exc()
             found[place] = error
 
     threads = [threading.Thread(target=run, args=one) for one in enumerate(tasks)]
@@ -108,7 +110,7 @@ def test_what_an_ended_driver_left_is_tried_again(
     for by in ended:
         trial = study.ask()
         trial.set_user_attr(DRIVER, by)
-        task.driver.storage.record_heartbeat(trial._trial_id)  # type: ignore[union-attr]
+        task.driver.storage.beat([trial._trial_id])  # type: ignore[union-attr]
     study.ask()
     time.sleep(2.5)
     (found,) = together([task])
@@ -194,12 +196,12 @@ def test_servers_and_tables_of_other_versions(server: Postgres, monkeypatch: pyt
     opened = open_shared(server.url)
     import sqlalchemy
 
-    with opened.engine.begin() as connection:
+    with opened.database.engine.begin() as connection:
         connection.execute(sqlalchemy.text("update alembic_version set version_num = 'v0.9.0.a'"))
     try:
         with pytest.raises(EngineError, match=r"holds tables of another version of Optuna"):
             open_shared(server.url)
     finally:
-        with opened.engine.begin() as connection:
-            head = opened.get_head_version()
+        with opened.database.engine.begin() as connection:
+            head = opened.database.get_head_version()
             connection.execute(sqlalchemy.text(f"update alembic_version set version_num = '{head}'"))
