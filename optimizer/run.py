@@ -67,8 +67,7 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
         bunch = open_bunch(config.bunch)
         space = space_of(bunch, config.merge)
         terms = load_terms(config, bunch)
-        kinds = [term.kind or name for name, term in config.objective.items()]
-        tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
+        tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
     with VllmSpeaker(config, bunch, space) as speaker:
         with _timed(clock, "search"):
             found = run_studies(config, bunch, space, terms, speaker)

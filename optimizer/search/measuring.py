@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
-from optimizer.objective.said import Speak, said_scores
+from optimizer.objective.said import Speak
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import Block, Objective
 from optimizer.search.racing import Blocks, first_beating, projected
@@ -132,7 +132,9 @@ class Measuring:
                 return self._behind(_merged(seen), projected(np.array(values), beating), values, done)
         scores = _merged(parts)
         if speak is not None and self.search.said:
-            scores |= said_scores(self.search.said, speak)
+            scores |= speak(self.search.said)
+            if not finite(scores):
+                return self._given_up(DIVERGED, scores, done, may_stop)
         return Measured(scores, self.values(scores), values)
 
     def failed(self, done: Sequence[FrozenTrial]) -> Measured:

@@ -16,13 +16,10 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from datagen.errors import EngineDiedError, EngineError
-from datagen.rows import Row
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Coefficients, Space
-from optimizer.objective.answer_terms import AnswerTerm
-from optimizer.objective.answers import Verdict
 from optimizer.objective.constraints import Constraint
-from optimizer.objective.said import SaidTerm, Speak, said_scores
+from optimizer.objective.said import Speak, Spoken
 from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import Objective
 from optimizer.search import baselines
@@ -41,6 +38,7 @@ from optimizer.search.records import (
     SECONDS,
     VALIDATION,
     VALIDATION_LOSS,
+    answers_in,
     plain,
     scores_of,
 )
@@ -68,11 +66,13 @@ class Searched:
         trials: all finished trials in order, those that were given up among them.
         winner: the one chosen by the validation split.
         domain: what its parameters mean.
+        answers: number of a trial that was let speak after the search -> scores of what it said.
     """
 
     trials: Sequence[FrozenTrial]
     winner: FrozenTrial
     domain: Domain
+    answers: Mapping[int, Scores] = field(default_factory=dict)
 
     @property
     def space(self) -> Space:
@@ -100,17 +100,14 @@ class Searched:
 
 
 class Speaker(Protocol):
-    """Lets any merge answer, and judges what it says."""
+    """Lets any merge speak, and scores what it says."""
 
-    def __call__(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> Mapping[str, Sequence[Verdict]]:
-        """Verdicts by term.
+    def __call__(self, point: Point, terms: Sequence[Spoken]) -> Mapping[str, Score]:
+        """Scores by term.
 
         Args:
             point: the merge.
-            terms: on kinds of the rows.
-            rows: kind -> rows.
+            terms: with the rows or the task of each.
 
         Raises:
             EngineDiedError: what answers died of it, however often it was started again.
@@ -212,7 +209,8 @@ def _run(name: str, task: Task, plan: Plan, before: Sequence[FrozenTrial] = ()) 
         task.on_trial(len(done), plan.total, finished, best_so_far(done))
     among = front(done) if len(measuring.goals) > 1 else ()
     order = ranked(done, task.validation, task.kept, among, before)
-    return Searched(done, _best_answering(study, task, plan, order) or order[0], plan.domain)
+    winner = _best_answering(study, task, plan, order) or order[0]
+    return Searched(done, winner, plan.domain, answers_in(study.user_attrs))
 
 
 def _best_answering(study: optuna.Study, task: Task, plan: Plan, order: Sequence[FrozenTrial]) -> FrozenTrial | None:
@@ -233,17 +231,18 @@ def _best_answering(study: optuna.Study, task: Task, plan: Plan, order: Sequence
         key = f"{ANSWERS} {trial.number}"
         if key not in study.user_attrs:
             study.set_user_attr(key, _told_by(task, plan.domain.point(trial.params), said.said))
-        if isinstance(known := study.user_attrs[key], dict):
-            answers[trial.number] = {name: Score(**values) for name, values in known.items()}
+        if (own := answers_in(study.user_attrs).get(trial.number)) is not None:
+            answers[trial.number] = own
     if not answers:
-        raise EngineError(f"at least one trial must live to answer, but the engine died of all: {known}")
+        words = study.user_attrs[key]
+        raise EngineError(f"at least one trial must live to answer, but the engine died of all: {words}")
     return best_spoken([trial for trial in order if trial.number in answers], said, answers)
 
 
-def _told_by(task: Task, point: Point, said: Sequence[SaidTerm]) -> dict[str, dict[str, float]] | str:
+def _told_by(task: Task, point: Point, said: Sequence[Spoken]) -> dict[str, dict[str, float]] | str:
     """Scores of what a merge says; or the last words of the engine, if it died of it again and again."""
     try:
-        return plain(said_scores(said, _speaking(task, point)))
+        return plain(_speaking(task, point)(said))
     except EngineDiedError as error:
         return str(error)
 
@@ -280,7 +279,7 @@ def _evaluated(
         )
         checks = {} if measured.given_up else task.validation.scores(task.engine)
         if speak and not measured.given_up and finite(checks):
-            checks |= said_scores(task.validation.said, speak)
+            checks |= speak(task.validation.said)
     except EngineDiedError as error:
         if not done:
             raise
@@ -346,4 +345,5 @@ def passes(search: Objective, validation: Objective, searched: Searched) -> floa
         sequences += validation.sequences if VALIDATION in trial.user_attrs else 0
     steps = sum(trial.system_attrs.get(STEPS, 0) for trial in searched.trials)
     each = sum(term.sequences / len(term.examples) for term in search.terms)
-    return float(sequences + steps * each * PASSES_PER_STEP) / search.sequences
+    # There may be nothing but terms that a merge must speak for.
+    return float(sequences + steps * each * PASSES_PER_STEP) / max(1, search.sequences)

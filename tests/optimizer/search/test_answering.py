@@ -1,6 +1,6 @@
 """Merges that speak within a search: who is asked, what answers decide, and trials that an engine dies of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from datagen.chat import prompt_ids, user
 from datagen.errors import EngineDiedError, EngineError
 from datagen.rows import Row
 from optimizer.config import Config
-from optimizer.objective.answer_terms import AnswerTerm
 from optimizer.objective.answers import Verdict
+from optimizer.objective.said import SaidTerm, said_rows, said_scores
+from optimizer.objective.scores import Score
 from optimizer.search.domain import Point
 from optimizer.search.records import GIVEN_UP, LAST_WORDS, NAME, SEARCH, VALIDATION, whole
 from optimizer.search.study import Searched, Task, run_study
@@ -31,16 +32,16 @@ class Greedy:
         self._tokenizer = zoo.bunch.chat_source.tokenizer()
         self.asked: list[int] = []
 
-    def __call__(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> Mapping[str, Sequence[Verdict]]:
+    def __call__(self, point: Point, terms: Sequence[SaidTerm]) -> dict[str, Score]:
+        rows = said_rows(terms)
         self.asked.append(sum(map(len, rows.values())))
         self._engine.apply(point.coefficients, point.settings)
         found = {}
         for term in terms:
-            said = [self._says(row) for row in rows[term.kind]]
-            found[term.name] = [Verdict.of(s == row.answer) for s, row in zip(said, rows[term.kind], strict=True)]
-        return found
+            kind = term.asked.kind
+            said = [self._says(row) for row in rows[kind]]
+            found[term.name] = [Verdict.of(s == row.answer) for s, row in zip(said, rows[kind], strict=True)]
+        return said_scores(terms, found)
 
     def _says(self, row: Row) -> str:
         prompt = prompt_ids(self._tokenizer, user(row.question))
@@ -54,7 +55,7 @@ class Dying(Greedy):
         super().__init__(zoo, config)
         self._dies = dies
 
-    def __call__(self, *given: Any) -> Mapping[str, Sequence[Verdict]]:
+    def __call__(self, *given: Any) -> dict[str, Score]:
         found = super().__call__(*given)
         if len(self.asked) - 1 in self._dies:
             raise EngineDiedError("the engine died: out of luck", -9, "out of luck")
@@ -73,8 +74,7 @@ def own_answers(searched: Searched, zoo: TinyZoo) -> dict[int, float]:
     (term,) = task.validation.said
     found = {}
     for trial in whole(searched.trials):
-        verdicts = speaker(searched.domain.point(trial.params), [term.asked], {"math": term.rows})
-        found[trial.number] = sum(one.right for one in verdicts["sums"]) / len(term.rows)
+        found[trial.number] = speaker(searched.domain.point(trial.params), [term])["sums"].exact
     return found
 
 
