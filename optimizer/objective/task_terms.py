@@ -3,15 +3,24 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from datagen.engines.local import LocalEngine
-from datagen.errors import GoodbunchError
+from datagen.errors import ConfigError, GoodbunchError
 from optimizer.harness.task import Split, TaskConfig, check_installed
+from optimizer.loading import describe
 from optimizer.objective.scores import Score
 
 if TYPE_CHECKING:
     from optimizer.harness.measuring import Found
+
+#: What stands in the place of a kind where a term on the command line names a task.
+TASK = "task"
+
+TASK_GRAMMAR = f"[NAME=]{TASK}:TASK[:METRIC[,FILTER][:OPTION=VALUE,...]]"
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,35 @@ class TaskTerm:
     @property
     def written(self) -> str:
         """As `--terms` takes it."""
-        return ":".join(filter(None, [f"{self.name}=task", self.config.task, self.metric, self.config.options]))
+        return ":".join(filter(None, [f"{self.name}={TASK}", self.config.task, self.metric, _options(self.config)]))
 
     def score(self, found: "Found") -> Score:
         """What a search makes of the task's value: a loss that is lower the better, and the share, if it is one."""
         value = found.value if self.is_fault else 1 - found.value
         return Score(value, 1 - value if self.is_share else 0.0, found.rows)
+
+
+def is_task(written: str) -> bool:
+    """Whether a term on the command line names a task."""
+    return written.split(":")[0].rpartition("=")[2] == TASK
+
+
+def parse_task(written: str) -> tuple[str, TaskConfig]:
+    """A name and a task from `[NAME=]task:TASK[:METRIC[,FILTER][:OPTIONS]]`.
+
+    Args:
+        written: such as `gsm8k=task:gsm8k:exact_match,flexible-extract:num_fewshot=5,chat=true`.
+
+    Raises:
+        ConfigError: there is no such option, or its value is none of its own.
+    """
+    head, task, metric, options = [*written.split(":", 3), "", "", ""][:4]
+    given = dict(one.partition("=")[::2] for one in options.split(",") if one)
+    try:
+        config = TaskConfig.model_validate({"task": task, "metric": metric} | given)
+    except ValidationError as error:
+        raise ConfigError(f"{written!r}: {describe(error, TaskConfig)}; write {TASK_GRAMMAR}") from error
+    return head.rpartition("=")[0] or (Path(task).stem if task.endswith((".yaml", ".yml")) else task), config
 
 
 def open_task(name: str, weight: float, config: TaskConfig, split: Split, where: str) -> TaskTerm:
@@ -93,6 +125,12 @@ def ask_tasks(terms: Sequence[TaskTerm], engine: LocalEngine) -> "dict[str, Foun
 
     found = measure([ready(term.config, term.split) for term in terms], engine)
     return {term.name: one for term, one in zip(terms, found, strict=True)}
+
+
+def _options(config: TaskConfig) -> str:
+    """All that differs from the defaults, as `parse_task` reads it."""
+    told = config.model_dump(exclude={"task", "metric", "filter"}, exclude_defaults=True)
+    return ",".join(f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items())
 
 
 @contextmanager
