@@ -90,10 +90,10 @@ def test_what_lm_eval_reports_is_not_searched_on(tasks: Path, tmp_path: Path) ->
     # A validation split is what lm-eval reports where there is no test split, and a training split may be the same.
     written(tasks, tmp_path, "validated", test_split=None, training_split=None, validation_split="train")
     written(tasks, tmp_path, "same", test_split="train")
+    written(tasks, tmp_path, "apart", training_split=None, validation_split="train")
     for name in ("validated", "same"):
         with pytest.raises(DataError, match=rule.format(name)):
             ready(config(tmp_path, name), "search")
-    written(tasks, tmp_path, "apart", training_split=None, validation_split="train")
     assert set(questions(ready(config(tmp_path, "apart"), "search"))) <= set(in_file(tasks, "train"))
 
 
@@ -180,19 +180,22 @@ def test_tasks_that_cannot_be_had(tasks: Path, tmp_path: Path, changes: dict[str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-def test_unknown_names_and_tags_are_told(tasks: Path) -> None:
-    """lm-eval's own tasks take a while to list."""
-    with pytest.raises(ConfigError, match="there is no task 'arc_eesy' in lm-eval .*; did you mean 'arc_easy'"):
-        ready(TaskConfig(task="arc_eesy"), "search")
-    with pytest.raises(
-        ConfigError, match="'ai2_arc' is a tag of several tasks; name one of them: arc_challenge, arc_easy"
-    ):
-        ready(config(tasks, "ai2_arc"), "search")
+def test_a_task_of_lm_evals_own_is_found_and_its_missing_data_told() -> None:
     with pytest.raises(
         DataError, match="gsm8k: a task must load, with its data from the Hub, its cache or local files"
     ):
         ready(TaskConfig(task="gsm8k"), "search")
+
+
+@pytest.mark.slow
+def test_unknown_names_and_tags_are_told(tasks: Path) -> None:
+    """lm-eval's own tasks take a while to list."""
+    with pytest.raises(ConfigError, match=r"there is no task 'arc_eesy' in lm-eval .*; did you mean 'arc_easy'"):
+        ready(TaskConfig(task="arc_eesy"), "search")
+    with pytest.raises(
+        ConfigError, match="'ai2_arc' is a tag of several tasks; name one of them: arc_challenge, arc_easy"
+    ):
+        ready(TaskConfig(task="ai2_arc"), "search")
 
 
 def test_without_lm_eval_it_is_told_what_to_install(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from datagen.config import EngineConfig
 from datagen.engines.transformers_engine import TransformersEngine
 from datagen.errors import ConfigError
+from optimizer import run
 from optimizer.config import Config
 from optimizer.export import write_merge
 from optimizer.harness.measuring import Found
+from optimizer.harness.task import TaskConfig
 from optimizer.objective.scores import Score
 from optimizer.objective.task_terms import TaskTerm, ask_tasks, open_task
 from optimizer.recipes.searched import recipe_of
@@ -89,6 +91,31 @@ def test_the_best_of_a_descent_are_asked(wide_zoo: TinyZoo, asked: dict[str, Any
     assert rows[searched.winner.number]["says"].rows == 8
 
 
+@pytest.mark.slow
+def test_a_whole_run_by_a_task(wide_zoo: TinyZoo, tasks: Path, tmp_path: Path) -> None:
+    search = {"answers": {"when": "trial"}, "sampler": "tpe", "black_box": {"trials": 2}}
+    objective = {"says": by(tasks), "likes": by(tasks, "likes", metric="perplexity", weight=0.01)}
+    engine = {"max_model_len": 96, "memory": 0.1}
+    config = wide_zoo.config(tmp_path / "run", search, objective=objective, merge={"groups": "model"}, engine=engine)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"max_answer_tokens": 3})})
+    result = run.search(config)
+    best = next(row for row in result.trials if result.won(row))
+    assert best.name == "math"
+    assert list(result.rows[0].metrics) == ["alignment", "accuracy/math", "accuracy/code"], "judged on all kinds"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"says {100 * best.said['says'].share:.1f} %</span>" in page
+    # What was searched is what ships, whoever measures it.
+    with TransformersEngine(EngineConfig(max_model_len=96)) as plain:
+        plain.use(str(tmp_path / "run" / "merged"))
+        terms = [open_task(name, 1.0, term.asked_task, "validation", name) for name, term in config.objective.items()]
+        found = ask_tasks(terms, plain)
+    assert found["says"].value == best.said["says"].share
+    assert found["likes"].value == pytest.approx(best.said["likes"].loss, rel=1e-4)
+    again = run.search(config)
+    assert [row.loss for row in again.trials] == [row.loss for row in result.trials]
+    assert (again.winner_trial, again.rows) == (result.winner_trial, result.rows)
+
+
 @pytest.mark.parametrize(
     ("fault", "share", "value", "wanted"),
     [
@@ -100,15 +127,9 @@ def test_the_best_of_a_descent_are_asked(wide_zoo: TinyZoo, asked: dict[str, Any
     ],
 )
 def test_scores_by_hand(fault: bool, share: bool, value: float, wanted: Score, tasks: Path) -> None:
-    config = wide_config(tasks)
-    term = replace(open_task("x", 1.0, config, "test", "x"), is_fault=fault, is_share=share)
+    term = open_task("x", 1.0, TaskConfig(task="says", include_path=str(tasks)), "test", "x")
+    term = replace(term, is_fault=fault, is_share=share)
     assert term.score(Found(value, [], 4)) == wanted
-
-
-def wide_config(tasks: Path) -> Any:
-    from optimizer.harness.task import TaskConfig
-
-    return TaskConfig(task="says", include_path=str(tasks))
 
 
 def test_a_constraint_must_be_about_a_share(wide_zoo: TinyZoo, asked: dict[str, Any], tmp_path: Path) -> None:
