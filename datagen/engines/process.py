@@ -64,6 +64,7 @@ class EngineProcess(LoadingEngine):
         self._make = partial(make, settings, dict(tokenizers or {}))
         self._child: _Child | None = None
         self._model = ""
+        self._spoken: dict[str, PreTrainedTokenizerBase] = {}
         self.starts = 0
 
     @property
@@ -104,7 +105,11 @@ class EngineProcess(LoadingEngine):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
-        return in_use(self._open(self._model)[1] if self._child and self._model else None)
+        if self._child is None or not self._model:
+            return in_use(None)
+        if self._model not in self._spoken:
+            self._spoken = {self._model: self._open(self._model)[1]}
+        return self._spoken[self._model]
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:  # noqa: D102
         found: list[Likelihood] = self._ask("log_likelihoods", pairs)

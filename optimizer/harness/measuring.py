@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -55,10 +56,14 @@ def measure(some: Sequence[Ready], engine: LocalEngine) -> list[Found]:
                 instance.resps.append(told)
         found = [_judged(one) for one in some]
     if model.cut:
-        console.print(
-            f"note: {model.cut} contexts are cut to fit engine.max_model_len={engine.longest}, as lm-eval does"
-        )
+        _tell(f"{model.cut} contexts are cut to fit engine.max_model_len={engine.longest}, as lm-eval does")
     return found
+
+
+@cache
+def _tell(note: str) -> None:
+    """Says something once, however many models it is true of."""
+    console.print(f"note: {note}", markup=False)
 
 
 def _build(one: Ready, model: EngineModel) -> None:

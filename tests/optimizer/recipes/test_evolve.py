@@ -99,6 +99,12 @@ def test_tasks_alone_are_searched_by_what_every_trial_says() -> None:
     assert notes[-1].startswith("search: every trial is asked, and CMA-ES suggests them")
 
 
+def test_a_task_that_is_told_more_is_still_alone() -> None:
+    values, _ = mapped(objective={"arc_easy": {"include_path": "mine"}})
+    assert values["objective"]["arc_easy"] == TERMS["arc_easy"] | {"include_path": "mine"}
+    assert values["search"]["answers"] == {"when": "trial"}
+
+
 def test_tasks_are_told_how_they_are_asked() -> None:
     task = {"name": "gsm8k", "weight": 2, "metric": "exact_match,strict-match"}
     told = {"num_fewshot": 3, "apply_chat_template": False, "fewshot_as_multiturn": False}

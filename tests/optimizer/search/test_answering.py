@@ -1,5 +1,6 @@
 """Merges that speak within a search: who is asked, what answers decide, and trials that an engine dies of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from datagen.chat import prompt_ids, user
-from datagen.errors import EngineDiedError, EngineError
+from datagen.errors import BunchError, EngineDiedError, EngineError
 from datagen.rows import Row
 from optimizer.config import Config
 from optimizer.objective.answers import Verdict
@@ -137,6 +138,31 @@ def test_a_trial_that_its_engine_dies_of_is_failed_and_the_study_ends(tiny_zoo: 
         assert trial.user_attrs[GIVEN_UP] == "failed"
         assert "out of luck" in trial.user_attrs[LAST_WORDS]
         assert trial.number != searched.winner.number
+
+
+class Rambling(Greedy):
+    """One that says what has no finite loss in some calls."""
+
+    def __init__(self, zoo: TinyZoo, config: Config, when: Sequence[int]) -> None:
+        super().__init__(zoo, config)
+        self._when = when
+
+    def __call__(self, *given: Any) -> dict[str, Score]:
+        found = super().__call__(*given)
+        lost = len(self.asked) - 1 in self._when
+        return {name: replace(score, loss=math.inf) if lost else score for name, score in found.items()}
+
+
+def test_a_trial_whose_words_have_no_finite_loss_is_given_up(tiny_zoo: TinyZoo) -> None:
+    task, _ = task_of(tiny_zoo, "trial", pruning=0)
+    config = tiny_zoo.config(Path("run"), objective=SAYS)
+    searched = run_study("study", replace(task, speaker=Rambling(tiny_zoo, config, [4, 7])))
+    lost = [trial for trial in searched.trials if GIVEN_UP in trial.user_attrs]
+    # Each trial speaks for the search rows and for the validation rows; one that is lost by the first not again.
+    assert [(trial.number, trial.user_attrs[GIVEN_UP]) for trial in lost] == [(2, "diverged"), (4, "diverged")]
+    assert all(trial.value is not None and math.isfinite(trial.value) for trial in searched.trials)
+    with pytest.raises(BunchError, match="must have finite losses"):
+        run_study("first", replace(task, speaker=Rambling(tiny_zoo, config, [0])))
 
 
 def test_a_merge_that_cannot_be_asked_does_not_win(tiny_zoo: TinyZoo) -> None:
