@@ -126,7 +126,7 @@ def selected(recipe: str, seed: int) -> dict[str, Any]:
     with VllmSpeaker(bench.config, bench.bunch, engine.space) as speaker:
         task = bench.task(engine, speaker)
         searched = run_study("answering", task)
-    silent = ranked(searched.trials, task.validation, task.kept)[0]
+    silent = ranked(searched.trials, task.problem.validation, task.problem.kept)[0]
     chosen = {"likelihood": silent, "answers": searched.winner}
     return {
         name: bench.measured(engine, searched.domain.point(one.params).coefficients) | {"trial": one.number}

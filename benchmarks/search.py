@@ -64,19 +64,20 @@ def compare(recipe: str, seed: int, name: str, tuned: Sequence[str] = ()) -> dic
     """
     method = METHODS[name]
     bench = Bench.ready(recipe, seed, *method.overrides, *tuned)
-    task = bench.task(bench.engine(method.groups))
+    engine = bench.engine(method.groups)
+    task = bench.task(engine)
     begun = time.perf_counter()
     searched = run_study(name, task)
     took = time.perf_counter() - begun
-    found: dict[str, Any] = bench.measured(task.engine, searched.coefficients) | {
-        "passes": round(passes(task.search, task.validation, searched), 1),
+    found: dict[str, Any] = bench.measured(engine, searched.coefficients) | {
+        "passes": round(passes(task.problem.search, task.problem.validation, searched), 1),
         "rows": scored_rows(searched),
         "seconds": round(took, 1),
         "validation": searched.winner.user_attrs[VALIDATION_LOSS],
         "error": standard_error(searched),
         "winner": searched.winner.user_attrs.get(NAME, searched.winner.number),
     }
-    return found | {COCKTAIL: bench.measured(task.engine, searched.named(COCKTAIL))}
+    return found | {COCKTAIL: bench.measured(engine, searched.named(COCKTAIL))}
 
 
 def scored_rows(searched: Searched) -> int:

@@ -17,7 +17,8 @@ from benchmarks.measuring import Figure, report
 from benchmarks.search import argument_parser, black_box, measured, scored_rows
 from benchmarks.zoos import Bench, fewer, kept
 from optimizer.search.records import NAME, VALIDATION, VALIDATION_LOSS, by_source, validation_scores
-from optimizer.search.study import Searched, Task, passes, run_study
+from optimizer.search.running import Task
+from optimizer.search.study import Searched, passes, run_study
 
 #: Share of the evaluation cost that giving up trials must save, and of NSGA-II's cost that a sweep may have.
 SAVED, CHEAPER = 0.4, 0.1
@@ -30,18 +31,19 @@ PARETO = "search.pareto={alignment: [safety, borderline], expertise: [numbers, m
 
 #: Evaluations of NSGA-II, examples per term for it and the sweep, and what a sweep does for a tenth of its cost.
 NSGA, EXAMPLES = 250, 64
-SWEEP = ("search.descent.steps=512", "search.descent.trials=1", "search.descent.sweep.steps=128")
+SWEEP = ("search.descent.steps=256", "search.descent.trials=1", "search.descent.sweep.steps=48")
 
 
 def constrained(recipe: str, seed: int) -> dict[str, Any]:
     """Whether a search under a constraint keeps it, on validation and on test."""
     bench = Bench.ready(recipe, seed, f"search.constraints=['{RULE}']")
-    task = bench.task(bench.engine())
+    engine = bench.engine()
+    task = bench.task(engine)
     searched = run_study("constrained", task)
-    bound = task.constraints[0].bound(by_source(searched.trials, VALIDATION))
+    bound = task.problem.constraints[0].bound(by_source(searched.trials, VALIDATION))
     ours = validation_scores(searched.winner)["safety"].exact
     winner = searched.winner.user_attrs.get(NAME, searched.winner.number)
-    return {"validation": ours, "bound": bound, "winner": winner} | bench.measured(task.engine, searched.coefficients)
+    return {"validation": ours, "bound": bound, "winner": winner} | bench.measured(engine, searched.coefficients)
 
 
 def given_up(recipe: str, seed: int, name: str) -> dict[str, Any]:
@@ -70,7 +72,10 @@ def swept(recipe: str, seed: int) -> dict[str, Any]:
         searched = run_study(name, task)
         fronts[name] = _validated(task, searched)
         worst = np.maximum(worst, _validated(task, searched, base=True)[0])
-        found[name] = {"passes": passes(task.search, task.validation, searched), "front": fronts[name].tolist()}
+        found[name] = {
+            "passes": passes(task.problem.search, task.problem.validation, searched),
+            "front": fronts[name].tolist(),
+        }
     for name, front in fronts.items():
         inside = front[(front < worst).all(1)]
         found[name]["hypervolume"] = float(compute_hypervolume(inside, worst)) if len(inside) else 0.0
@@ -80,7 +85,7 @@ def swept(recipe: str, seed: int) -> dict[str, Any]:
 def _validated(task: Task, searched: Searched, *, base: bool = False) -> Any:
     """The objectives' validation losses of the front, or of the base, [trials, objectives]."""
     trials = [t for t in searched.trials if t.user_attrs.get(NAME) == "base"] if base else searched.front
-    parts = [task.validation.only(terms) for terms in task.goals.values()]
+    parts = [task.problem.validation.only(terms) for terms in task.problem.goals.values()]
     return np.array([[part.loss(validation_scores(trial)) for part in parts] for trial in trials])
 
 

@@ -23,12 +23,15 @@ from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.engines.banks import bank_of, space_of
 from optimizer.engines.scoring import ScoringEngine
+from optimizer.executors.inline import InlineExecutor
 from optimizer.loading import load_config
 from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients
 from optimizer.objective.terms import Objective, Term, load_objective
 from optimizer.search.domain import numbers_of
-from optimizer.search.study import Speaker, Task
+from optimizer.search.evaluating import Evaluator, Speaker
+from optimizer.search.problem import Problem
+from optimizer.search.running import Task
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"
@@ -88,17 +91,20 @@ class Bench:
             found[name] = Objective([Term(name, 1.0, [answer_ids(tokenizer, row.messages) for row in rows])])
         return found
 
+    def problem(self) -> Problem:
+        """The config's, on the zoo's data."""
+        search, validation = (self.objective(split) for split in ("search", "validation"))
+        return Problem(self.config.search, search, validation, self.config.constraints())
+
     def task(self, engine: ScoringEngine, speaker: Speaker | None = None) -> Task:
-        """The config's search, with trials in memory."""
+        """The config's search in this process, with trials in memory."""
+        problem = self.problem()
         return Task(
             optuna.storages.InMemoryStorage(),
-            self.config.search,
-            engine,
-            self.objective("search"),
-            self.objective("validation"),
-            constraints=self.config.constraints(),
+            problem,
+            engine.space,
+            InlineExecutor({"": Evaluator(engine, problem, speaker)}),
             given=numbers_of(METHODS[self.config.merge.method], self.config.merge.parameters),
-            speaker=speaker,
         )
 
     def measured(self, engine: ScoringEngine, coefficients: Coefficients) -> dict[str, float]:

@@ -11,6 +11,7 @@ from datagen.errors import ConfigError, GoodbunchError
 
 if TYPE_CHECKING:
     from optimizer.config import Config
+    from optimizer.executors.cluster import Workers
     from optimizer.recipes import Recipe
 
 #: Exit codes: a gate that was not passed, bad input, and a run that was stopped.
@@ -113,14 +114,38 @@ def datagen(
 
 
 @app.command()
-def search(config: ConfigPath, overrides: Overrides = None, out: Out = None) -> None:
+def search(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    executor: Annotated[str, typer.Option(help="Who evaluates trials: here, or ray, on many GPUs.")] = "here",
+    workers: Annotated[int, typer.Option(help="With ray: how many; 0 for as many as fit.", min=0)] = 0,
+    address: Annotated[str, typer.Option(help="With ray: of a cluster that runs, such as auto.")] = "",
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(help="With ray: by default engine.tensor_parallel; may be a part of one.", min=0),
+    ] = None,
+    storage: Annotated[
+        str, typer.Option(envvar="GOODBUNCH_STORAGE", help="URL of a database for the trials; else in the run folder.")
+    ] = "",
+    join: Annotated[bool, typer.Option("--join", help="Help a search that another began, on its --storage.")] = False,
+) -> None:
     """Runs or resumes the search, exports the winner, and compares it on the test split.
 
     Example: goodbunch search configs/demo.yaml search.seed=3 --out runs/seed-3
+
+    Example: goodbunch search configs/demo.yaml --executor ray --workers 8
+
+    Example: goodbunch search configs/demo.yaml --storage postgresql+psycopg://me@host/trials --join
     """
     from optimizer.loading import load_config
 
-    _search(load_config(config, _with_out(overrides, out)))
+    wanted = _workers(executor, workers, address, gpus_per_worker)
+    loaded = load_config(config, _with_out(overrides, out))
+    if join:
+        _join(loaded, storage, wanted)
+    else:
+        _search(loaded, workers=wanted, database=storage)
 
 
 @app.command()
@@ -336,10 +361,36 @@ def _with_imports(config: "Config", told: list[str]) -> "Config":
     return config.model_copy(update={"data": config.data.model_copy(update={"imports": imports})})
 
 
-def _search(config: "Config", seconds: dict[str, float] | None = None) -> None:
+def _search(
+    config: "Config",
+    seconds: dict[str, float] | None = None,
+    workers: "Workers | None" = None,
+    database: str = "",
+) -> None:
     from optimizer import run
 
-    run.show(config, run.search(config, seconds))
+    run.show(config, run.search(config, seconds, workers, database))
+
+
+def _join(config: "Config", database: str, workers: "Workers | None") -> None:
+    from optimizer import run
+
+    if not database:
+        raise ConfigError("--join needs the database that all drivers share; add --storage URL")
+    run.join(config, database, workers)
+
+
+def _workers(executor: str, count: int, address: str, gpus: float | None) -> "Workers | None":
+    """Workers of a cluster, if the command line asks for one."""
+    if executor == "ray":
+        from optimizer.executors.cluster import Workers
+
+        return Workers(count, address, gpus)
+    if executor != "here":
+        raise ConfigError(f"--executor must be here or ray, but is {executor!r}; correct it")
+    if count or address or gpus is not None:
+        raise ConfigError("--workers, --address and --gpus-per-worker are of a cluster; add --executor ray")
+    return None
 
 
 def _with_out(overrides: list[str] | None, out: str | None) -> list[str]:

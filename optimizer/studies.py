@@ -16,6 +16,7 @@ from optimizer.bunch import Bunch
 from optimizer.config import OF_TASKS, Config, TermConfig
 from optimizer.engines.banks import open_bank
 from optimizer.engines.scoring import ScoringEngine
+from optimizer.executors.base import Executor
 from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients, Space
 from optimizer.objective.answers import Rules
@@ -25,6 +26,8 @@ from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.into_space import recipe_points
 from optimizer.report.result import MAIN, REFINED, SaidScore, TrialRow
 from optimizer.search.domain import numbers_of
+from optimizer.search.evaluating import Evaluator, Speaker
+from optimizer.search.problem import Problem
 from optimizer.search.records import (
     GIVEN_UP,
     LOSS,
@@ -35,8 +38,10 @@ from optimizer.search.records import (
     retentions,
     validation_scores,
 )
+from optimizer.search.running import OnTrial, Task, open_study
+from optimizer.search.sharing import Driver
 from optimizer.search.storage import open_storage
-from optimizer.search.study import OnTrial, Searched, Speaker, Task, open_study, passes, refine, run_study
+from optimizer.search.study import Searched, passes, refine, run_studies
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,38 @@ def load_terms(config: Config, bunch: Bunch) -> dict[str, Terms]:
     }
 
 
-def run_studies(
+def problems_of(config: Config, terms: Mapping[str, Terms]) -> dict[str, Problem]:
+    """Study -> what its trials are judged by."""
+    rules = config.constraints()
+    return {name: Problem(config.search, own.search, own.validation, rules) for name, own in terms.items()}
+
+
+def evaluators_of(
     config: Config, bunch: Bunch, space: Space, terms: Mapping[str, Terms], speaker: Speaker | None = None
+) -> dict[str, Evaluator]:
+    """Study -> what evaluates its trials; all share one engine in this process.
+
+    Args:
+        speaker: lets merges answer, if a term looks at what they say.
+    """
+    bank = open_bank(config.bunch, config.merge)
+    engine = ScoringEngine(bunch, space, bank, config.search.descent.checkpointing)
+    return {name: Evaluator(engine, problem, speaker) for name, problem in problems_of(config, terms).items()}
+
+
+def run_all_studies(
+    config: Config,
+    bunch: Bunch,
+    space: Space,
+    terms: Mapping[str, Terms],
+    executor: Executor,
+    driver: Driver | None = None,
 ) -> dict[str, Searched]:
     """Runs or resumes all studies of a run.
 
     Args:
-        speaker: lets merges answer, if a term looks at what they say.
+        executor: has an evaluator of every study.
+        driver: this process among several on a database that they share; by default trials are kept in the run folder.
 
     Returns:
         Study -> what it found; the last of the main ones, the search or its refinement, has the winner.
@@ -76,39 +106,31 @@ def run_studies(
         ConfigError: a study that is there was begun with something else, or a recipe does not fit.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(config.run_folder / "study.db")
+    storage = open_storage(config.run_folder / "study.db") if driver is None else driver.storage
+    prefix = "" if driver is None else prefix_of(config)
     recipes = recipe_points(config, space)
-    bank = open_bank(config.bunch, config.merge)
-    engine = ScoringEngine(bunch, space, bank, config.search.descent.checkpointing)
     given = numbers_of(METHODS[config.merge.method], config.merge.parameters)
     tasks = {
-        name: Task(
-            storage,
-            config.search,
-            engine,
-            own.search,
-            own.validation,
-            constraints=config.constraints(),
-            recipes=recipes,
-            given=given,
-            speaker=speaker,
-        )
-        for name, own in terms.items()
+        name: Task(storage, problem, space, executor, name, recipes=recipes, given=given, driver=driver, prefix=prefix)
+        for name, problem in problems_of(config, terms).items()
     }
     for name, task in tasks.items():
-        stamp = _stamp(config, bunch, name, task, recipes)
-        _claim(name, task, stamp, config)
+        _claim(name, task, _stamp(config, bunch, task, recipes), config)
     # Only now: a search that is refused must not change what the trials that are there were made with.
-    write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
-    found = {}
-    for name, task in tasks.items():
-        with Bar(f"{name}: trial", 0) as bar:
-            found[name] = run_study(name, replace(task, on_trial=_told(bar)))
-        if name == MAIN and config.search.refine:
-            with Bar(f"{REFINED}: trial", 0) as bar:
-                found[REFINED] = refine(REFINED, replace(task, on_trial=_told(bar)), found[MAIN])
-    bank.tune({})
+    if driver is None or not driver.joins:
+        write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
+    with Bar("trials", 0) as bar:
+        found = run_studies({name: replace(task, on_trial=_told(bar, name)) for name, task in tasks.items()})
+    if config.search.refine:
+        with Bar(f"trials of {REFINED}", 0) as bar:
+            refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED)), found[MAIN])
+        found = {MAIN: found[MAIN], REFINED: refined} | found
     return found
+
+
+def prefix_of(config: Config) -> str:
+    """What tells a run's studies from those of other runs in a database."""
+    return f"{config.run_folder.name}/"
 
 
 def winning(found: Mapping[str, Searched]) -> str:
@@ -163,11 +185,15 @@ def costs(found: Mapping[str, Searched], terms: Mapping[str, Terms]) -> dict[str
     return {name: round(passes(own[name].search, own[name].validation, study), 2) for name, study in found.items()}
 
 
-def _told(bar: Bar) -> OnTrial:
-    def on_trial(done: int, total: int, trial: FrozenTrial, best: FrozenTrial) -> None:
-        bar.total = total
+def _told(bar: Bar, study: str) -> OnTrial:
+    """Tells a bar that studies share of one study's trials."""
+    known = 0
+
+    def on_trial(_: int, total: int, trial: FrozenTrial, best: FrozenTrial) -> None:
+        nonlocal known
+        bar.total, known = bar.total + total - known, total
         told = trial.user_attrs.get(GIVEN_UP) or f"loss {trial.user_attrs[LOSS]:.4f}"
-        bar.advance(f"{told}, best {best.user_attrs[LOSS]:.4f}")
+        bar.advance(f"{study}: {told}, best {best.user_attrs[LOSS]:.4f}")
 
     return on_trial
 
@@ -175,6 +201,8 @@ def _told(bar: Bar) -> OnTrial:
 def _claim(name: str, task: Task, stamp: str, config: Config) -> None:
     """Ties a study to its settings, so that a resumed one is never continued under others."""
     study = open_study(name, task)
+    if task.driver is not None:
+        task.driver.claim(study)
     known = study.user_attrs.get("stamp")
     if known is None:
         study.set_user_attr("stamp", stamp)
@@ -185,19 +213,19 @@ def _claim(name: str, task: Task, stamp: str, config: Config) -> None:
         )
 
 
-def _stamp(config: Config, bunch: Bunch, name: str, task: Task, recipes: Mapping[str, Coefficients]) -> str:
+def _stamp(config: Config, bunch: Bunch, task: Task, recipes: Mapping[str, Coefficients]) -> str:
     """A hash of all that decides a study's trials."""
-    terms = task.search.names
+    terms = task.problem.search.names
     paths = sorted({config.objective[term].kind_of(term) for term in terms} - {""})
     rows = [
         hashlib.sha256((config.data_folder / split / f"{kind}.jsonl").read_bytes()).hexdigest()
         for split in ("search", "validation")
         for kind in paths
     ]
-    spoken = [*task.search.said, *task.validation.said]
+    spoken = [*task.problem.search.said, *task.problem.validation.said]
     rows += [term.fingerprint for term in spoken if isinstance(term, TaskTerm)]
     decided = [
-        name,
+        task.study,
         [source.weights.fingerprint() for source in bunch.sources],
         [expert.name for expert in bunch.experts],
         {term: _settings(config.objective[term]) for term in terms},

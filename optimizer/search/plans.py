@@ -1,22 +1,20 @@
 """What a study tries, in which order: merges that need no search, then what its sampler suggests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Coefficients, Space
-from optimizer.objective.constraints import Constraint
 from optimizer.objective.terms import Objective
 from optimizer.search import baselines
-from optimizer.search.descent import Descent, Gradient, Stage
+from optimizer.search.descent import Descent, DescentState, Stage
 from optimizer.search.domain import Domain, Point
+from optimizer.search.problem import Problem
 from optimizer.search.records import SEARCH, by_source
-from optimizer.search.sampler import GradientSampler, Leg
+from optimizer.search.sampler import GradientSampler, Leg, Stretch
 from optimizer.search.samplers import BlackBox, settings_of
 from optimizer.search.sweep import weightings
 from optimizer.search_config import RefineConfig, SearchConfig
@@ -26,10 +24,42 @@ START = "start"
 
 
 class Named(Protocol):
-    """Finished trials -> the first merge by name that was not tried yet; none if all were."""
+    """Merges by name -> the next that is to be tried; none if there is none yet."""
 
-    def __call__(self, done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
-        """See the class."""
+    def __call__(self, taken: Collection[str], done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
+        """See the class.
+
+        Args:
+            taken: names of those that are being tried, or were.
+            done: finished trials.
+        """
+
+
+@dataclass(frozen=True)
+class Descending:
+    """Descents of a plan.
+
+    Attributes:
+        space: the coefficients.
+        legs: one after the other.
+        start: every coefficient before the first step.
+    """
+
+    space: Space
+    legs: Sequence[Leg]
+    start: float
+
+    def sampler(
+        self, limits: Sequence[float | None], ahead: tuple[Stretch, DescentState] | None = None
+    ) -> GradientSampler:
+        """Who suggests what a stretch led to that was run elsewhere.
+
+        Args:
+            limits: shares of wrong answers that the terms may have.
+            ahead: the stretch; without it nothing can be suggested.
+        """
+        limited = [replace(leg, descent=replace(leg.descent, limits=limits)) for leg in self.legs]
+        return GradientSampler(self.space, limited, self.start, _no_gradient, ahead)
 
 
 @dataclass(frozen=True)
@@ -40,16 +70,18 @@ class Plan:
         domain: its parameters.
         named: merges that are tried first.
         names: how many of these there are.
-        sampler: finished trials -> who suggests the next.
-        suggestions: how many trials it suggests at most.
+        suggestions: how many trials are suggested at most.
+        suggests: who suggests them: descents, or a black box.
+        first: names of sources that all else is held against, and waits for.
         patience: the study stops when so many suggestions gained too little; 0 never.
     """
 
     domain: Domain
     named: Named
     names: int
-    sampler: Callable[[Sequence[FrozenTrial]], BaseSampler]
     suggestions: int
+    suggests: Descending | BlackBox
+    first: Sequence[str] = ()
     patience: int = 0
 
     @property
@@ -59,58 +91,43 @@ class Plan:
 
 
 def search_plan(
-    config: SearchConfig,
-    goals: Sequence[Sequence[str]],
-    engine: ScoringEngine,
-    search: Objective,
-    constraints: Sequence[Constraint],
-    recipes: Mapping[str, Coefficients],
-    given: Mapping[str, float],
+    problem: Problem, space: Space, recipes: Mapping[str, Coefficients], given: Mapping[str, float]
 ) -> Plan:
     """The plan of a search: sources, naive merges, the user's, LM-Cocktail's, then a descent or a black box.
 
     Args:
-        goals: terms of each objective.
-        search: the terms that are searched on.
         recipes: merges of the user's, by name.
         given: the method's hyper-parameters.
     """
-    space = engine.space
+    config = problem.config
     known = {**baselines.parents(space), **baselines.naive(space), **recipes}
-    first = [one.source for one in constraints if one.source]
+    first = [one.source for one in problem.kept if one.source]
 
-    def named(done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
-        tried = by_source(done, SEARCH)
-        # What others are held to comes before them.
+    def named(taken: Collection[str], done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
         for name in sorted(known, key=lambda name: name not in first):
-            if name not in tried:
+            if name not in taken:
                 return name, known[name]
-        if baselines.COCKTAIL in tried:
+        scores = by_source(done, SEARCH)
+        if baselines.COCKTAIL in taken or any(expert not in scores for expert in space.experts):
             return None
-        losses = {expert: search.loss(tried[expert]) for expert in space.experts}
+        losses = {expert: problem.search.loss(scores[expert]) for expert in space.experts}
         return baselines.COCKTAIL, baselines.lm_cocktail(space, losses, config.cocktail_temperature)
 
     if config.sampler == "descent":
-        legs = legs_of(config, goals, space, search)
+        legs = legs_of(config, list(problem.goals.values()), space, problem.search)
         return Plan(
             Domain.box(space, (-config.bound, config.bound), {}, {}),
             named,
             len(known) + 1,
-            _descending(config, engine, search, legs, constraints),
             sum(leg.suggestions for leg in legs),
+            Descending(space, legs, config.descent.start),
+            first,
         )
     settings = settings_of(config)
     domain = Domain.box(space, (settings.low, settings.high), config.parameters, given)
     uniform = domain.parameters(space.constant(dict.fromkeys(space.experts, 1 / len(space.experts))))
     box = BlackBox(config.sampler, config.seed, uniform, settings.sigma)
-    return Plan(
-        domain,
-        named,
-        len(known) + 1,
-        lambda done: box.sampler(domain, len(done)),
-        settings.trials,
-        settings.patience,
-    )
+    return Plan(domain, named, len(known) + 1, settings.trials, box, first, settings.patience)
 
 
 def refining_plan(
@@ -121,17 +138,10 @@ def refining_plan(
     domain = Domain.around(space, at, refine.width, config.parameters)
     box = BlackBox(refine.sampler, config.seed, domain.parameters(winner.coefficients), refine.sigma)
 
-    def named(done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
-        return None if done else (START, winner.coefficients)
+    def named(taken: Collection[str], done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
+        return None if START in taken else (START, winner.coefficients)
 
-    return Plan(
-        domain,
-        named,
-        1,
-        lambda done: box.sampler(domain, len(done)),
-        refine.trials,
-        config.black_box.patience,
-    )
+    return Plan(domain, named, 1, refine.trials, box, patience=config.black_box.patience)
 
 
 def legs_of(config: SearchConfig, goals: Sequence[Sequence[str]], space: Space, search: Objective) -> list[Leg]:
@@ -167,27 +177,18 @@ def legs_of(config: SearchConfig, goals: Sequence[Sequence[str]], space: Space, 
     return legs
 
 
-def _descending(
-    config: SearchConfig,
-    engine: ScoringEngine,
-    search: Objective,
-    legs: Sequence[Leg],
-    constraints: Sequence[Constraint],
-) -> Callable[[Sequence[FrozenTrial]], GradientSampler]:
-    def gradient(
-        point: Coefficients, picks: Sequence[int], multipliers: Sequence[float]
-    ) -> tuple[Coefficients, list[bool]]:
-        return engine.gradient(point, *search.step_batch(picks, multipliers))
+def limits_of(problem: Problem, done: Sequence[FrozenTrial]) -> list[float | None]:
+    """The share of wrong answers that constraints allow each term; none where they say nothing.
 
-    oracle: Gradient = gradient
+    Args:
+        done: finished trials, among them the sources that constraints are held against.
+    """
+    known = by_source(done, SEARCH)
+    return [
+        min((1 - one.bound(known) for one in problem.kept if one.term == term.name), default=None)
+        for term in problem.search.terms
+    ]
 
-    def sampler(done: Sequence[FrozenTrial]) -> GradientSampler:
-        known = by_source(done, SEARCH)
-        limits = [
-            min((1 - one.bound(known) for one in constraints if one.term == term.name), default=None)
-            for term in search.terms
-        ]
-        limited = [replace(leg, descent=replace(leg.descent, limits=limits)) for leg in legs]
-        return GradientSampler(engine.space, limited, config.descent.start, oracle)
 
-    return sampler
+def _no_gradient(*_: object) -> NoReturn:
+    raise RuntimeError("a stretch must be run by an evaluator before it is suggested")

@@ -7,11 +7,10 @@ from typing import Any
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.merging.space import Coefficients, Space
 from optimizer.search.descent import Descent, DescentState, Gradient
-from optimizer.search.records import DONE
 
 #: System attributes of a trial: the state after its stretch, of which leg that is, and how many steps it took.
 STATE, LEG, STEPS = "goodbunch:descent", "goodbunch:leg", "goodbunch:steps"
@@ -44,6 +43,41 @@ class Leg:
         return -(-self.descent.steps // self.stretch)
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The steps that lead to a trial.
+
+    Attributes:
+        number: of the leg.
+        leg: that they are part of.
+        state: before the first of them.
+    """
+
+    number: int
+    leg: Leg
+    state: DescentState
+
+    @property
+    def until(self) -> int:
+        """How many steps of the leg are taken after them."""
+        return min(self.state.step + self.leg.stretch, self.leg.descent.steps)
+
+    def run(self, gradient: Gradient) -> DescentState:
+        """Takes the steps.
+
+        Args:
+            gradient: of the loss.
+        """
+        factors = self.leg.factors
+
+        def weighted(
+            point: Coefficients, picks: Sequence[int], multipliers: Sequence[float]
+        ) -> tuple[Coefficients, Sequence[bool]]:
+            return gradient(point, picks, [one * other for one, other in zip(multipliers, factors, strict=True)])
+
+        return self.leg.descent.advance(self.state, self.until, weighted if factors else gradient)
+
+
 class GradientSampler(BaseSampler):
     """Suggests the points that descents reach, one descent after another.
 
@@ -55,6 +89,7 @@ class GradientSampler(BaseSampler):
         legs: the descents; each begins at the end of an earlier one, or at the start.
         start: every coefficient before the first step.
         gradient: the loss oracle.
+        ahead: a stretch that was run already, with the state that it led to: the next to be suggested.
         independent: suggests whatever is no coefficient of the space; by default at random, by the descent's seed.
     """
 
@@ -64,12 +99,14 @@ class GradientSampler(BaseSampler):
         legs: Sequence[Leg],
         start: float,
         gradient: Gradient,
+        ahead: tuple[Stretch, DescentState] | None = None,
         independent: BaseSampler | None = None,
     ) -> None:
         self._space = space
         self._legs = legs
         self._start = start
         self._gradient = gradient
+        self._ahead = ahead
         self._independent = independent or RandomSampler(seed=legs[0].descent.seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -80,14 +117,14 @@ class GradientSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Runs the next stretch from where the last finished trial stood."""
-        number, state = self._now(study)
-        leg = self._legs[number]
-        until = min(state.step + leg.stretch, leg.descent.steps)
-        reached = leg.descent.advance(state, until, self._oracle(leg))
-        study._storage.set_trial_system_attr(trial._trial_id, STATE, reached.to_json())
-        study._storage.set_trial_system_attr(trial._trial_id, LEG, number)
-        study._storage.set_trial_system_attr(trial._trial_id, STEPS, until - state.step)
+        """Runs the next stretch from where the last trial stood."""
+        if (saved := trial.system_attrs.get(STATE)) is not None:
+            return self._space.to_parameters(DescentState.from_json(saved).point)
+        stretch, reached = self._ahead or self._run_next(study)
+        storage = study._storage
+        storage.set_trial_system_attr(trial._trial_id, LEG, stretch.number)
+        storage.set_trial_system_attr(trial._trial_id, STEPS, reached.step - stretch.state.step)
+        storage.set_trial_system_attr(trial._trial_id, STATE, reached.to_json())
         return self._space.to_parameters(reached.point)
 
     def sample_independent(
@@ -100,36 +137,47 @@ class GradientSampler(BaseSampler):
         """Gives the other sampler a new seed; the descents have none to change."""
         self._independent.reseed_rng()
 
-    def _oracle(self, leg: Leg) -> Gradient:
-        if not leg.factors:
-            return self._gradient
+    def stretches(self, trials: Sequence[FrozenTrial]) -> list[Stretch]:
+        """What can be run next: the next stretch of every leg that is not at its end and waits for no other.
 
-        def weighted(
-            point: Coefficients, picks: Sequence[int], multipliers: Sequence[float]
-        ) -> tuple[Coefficients, Sequence[bool]]:
-            both = [one * other for one, other in zip(multipliers, leg.factors, strict=True)]
-            return self._gradient(point, picks, both)
-
-        return weighted
-
-    def _now(self, study: Study) -> tuple[int, DescentState]:
-        """The first leg that is not at its end, and where it is; the end of the last one if all are."""
-        furthest: dict[int, dict[str, Any]] = {}
-        for trial in study.get_trials(deepcopy=False, states=DONE):
-            if STATE in trial.system_attrs:
-                leg, saved = trial.system_attrs[LEG], trial.system_attrs[STATE]
-                furthest[leg] = max(furthest.get(leg, saved), saved, key=lambda one: one["step"])
+        Args:
+            trials: of the study, evaluated or not.
+        """
+        furthest = _furthest(trials)
+        found = []
         for number, leg in enumerate(self._legs):
-            state = DescentState.from_json(furthest[number]) if number in furthest else None
-            if state is None:
-                return number, self._begun(leg, furthest)
-            if state.step < leg.descent.steps:
-                return number, state
-        return len(self._legs) - 1, DescentState.from_json(furthest[len(self._legs) - 1])
+            if number in furthest:
+                if furthest[number].step < leg.descent.steps:
+                    found.append(Stretch(number, leg, furthest[number]))
+            elif leg.after is None or self._is_at_end(leg.after, furthest):
+                found.append(Stretch(number, leg, self._begun(leg, furthest)))
+        return found
 
-    def _begun(self, leg: Leg, furthest: Mapping[int, dict[str, Any]]) -> DescentState:
+    def _run_next(self, study: Study) -> tuple[Stretch, DescentState]:
+        """The first stretch that can be run; the end of the last leg, once more, if all are at theirs."""
+        trials = study.get_trials(deepcopy=False)
+        if stretches := self.stretches(trials):
+            return stretches[0], stretches[0].run(self._gradient)
+        last = len(self._legs) - 1
+        end = _furthest(trials)[last]
+        return Stretch(last, self._legs[last], end), end
+
+    def _is_at_end(self, number: int, furthest: Mapping[int, DescentState]) -> bool:
+        return number in furthest and furthest[number].step >= self._legs[number].descent.steps
+
+    def _begun(self, leg: Leg, furthest: Mapping[int, DescentState]) -> DescentState:
         begun = DescentState.start(self._space.shape, self._start, len(leg.descent.sizes))
         if leg.after is None:
             return begun
-        before = DescentState.from_json(furthest[leg.after])
+        before = furthest[leg.after]
         return DescentState(0, before.point, begun.first, begun.second, before.multipliers)
+
+
+def _furthest(trials: Sequence[FrozenTrial]) -> dict[int, DescentState]:
+    """Leg -> the last state that a trial of it holds; a trial that failed holds none."""
+    saved: dict[int, dict[str, Any]] = {}
+    for trial in trials:
+        if STATE in trial.system_attrs and trial.state != TrialState.FAIL:
+            leg, state = trial.system_attrs[LEG], trial.system_attrs[STATE]
+            saved[leg] = max(saved.get(leg, state), state, key=lambda one: one["step"])
+    return {leg: DescentState.from_json(state) for leg, state in saved.items()}

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.engines.banks import bank_of, space_of
 from optimizer.engines.scoring import ScoringEngine
+from optimizer.executors.inline import InlineExecutor
 from optimizer.merging.methods import METHODS
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.search.domain import numbers_of
+from optimizer.search.evaluating import Evaluator, Speaker
+from optimizer.search.problem import Problem
+from optimizer.search.running import Task
 from optimizer.search.storage import open_storage
-from optimizer.search.study import Task
 from tests.optimizer.export.families import tokenizer
 from tests.optimizer.objective.bunches import greedy
 
@@ -55,6 +59,18 @@ KINDS = {"unsafe": "aligned", "math": "math", "code": "code"}
 
 #: Terms of most searches.
 OBJECTIVE: dict[str, Any] = {"safety": {"kind": "unsafe", "weight": 2}, "math": 1, "code": 1}
+
+
+def engine_of(task: Task) -> ScoringEngine:
+    """What a task's trials are merged in."""
+    assert isinstance(task.executor, InlineExecutor)
+    return next(iter(task.executor.evaluators.values())).engine  # type: ignore[no-any-return]
+
+
+def speaking(task: Task, speaker: Speaker) -> Task:
+    """A task whose merges speak."""
+    evaluator = Evaluator(engine_of(task), task.problem, speaker)
+    return replace(task, executor=InlineExecutor({task.study: evaluator}))
 
 
 class TinyZoo:
@@ -148,12 +164,17 @@ class TinyZoo:
             terms: that are searched on; all by default.
             engine: by default a new one.
         """
-        return Task(
-            open_storage(storage) if storage else optuna.storages.InMemoryStorage(),
+        problem = Problem(
             config.search,
-            engine or self.engine(config),
             self.objective(config, "search", terms),
             self.objective(config, "validation", terms),
-            constraints=config.constraints(),
+            config.constraints(),
+        )
+        engine = engine or self.engine(config)
+        return Task(
+            open_storage(storage) if storage else optuna.storages.InMemoryStorage(),
+            problem,
+            engine.space,
+            InlineExecutor({"": Evaluator(engine, problem)}),
             given=numbers_of(METHODS[config.merge.method], config.merge.parameters),
         )

@@ -5,7 +5,6 @@ import random
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -16,12 +15,17 @@ from optimizer.config import Config
 from optimizer.engines.banks import bank_of, space_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.engines.speaking import VllmSpeaker
+from optimizer.executors.inline import InlineExecutor
 from optimizer.objective.said import Spoken
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import load_objective
 from optimizer.search.domain import Point
+from optimizer.search.evaluating import Evaluator
+from optimizer.search.problem import Problem
 from optimizer.search.records import LAST_WORDS, SEARCH
-from optimizer.search.study import Task, run_study
+from optimizer.search.running import Task
+from optimizer.search.study import run_study
+from tests.optimizer.tiny_zoo import engine_of, speaking
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +39,7 @@ SEARCH_CONFIG = {"sampler": "tpe", "black_box": {"trials": 2}, "pruning": 0, "an
 
 
 @pytest.fixture(scope="module")
-def speaking(config: Config) -> Config:
+def spoken(config: Config) -> Config:
     """The demo's bunch and data, searched by what merges say."""
     changes: dict[str, Any] = {"objective": OBJECTIVE, "search": SEARCH_CONFIG}
     changes["merge"] = config.merge.model_dump() | {"groups": "model"}
@@ -43,22 +47,24 @@ def speaking(config: Config) -> Config:
 
 
 @pytest.fixture(scope="module")
-def engine(speaking: Config, bunch: Bunch) -> ScoringEngine:
-    return ScoringEngine(bunch, space_of(bunch, speaking.merge), bank_of(bunch, speaking.merge))
+def engine(spoken: Config, bunch: Bunch) -> ScoringEngine:
+    return ScoringEngine(bunch, space_of(bunch, spoken.merge), bank_of(bunch, spoken.merge))
 
 
 @pytest.fixture(scope="module")
-def speaker(speaking: Config, bunch: Bunch, engine: ScoringEngine) -> Iterator[VllmSpeaker]:
-    with VllmSpeaker(speaking, bunch, engine.space) as speaker:
+def speaker(spoken: Config, bunch: Bunch, engine: ScoringEngine) -> Iterator[VllmSpeaker]:
+    with VllmSpeaker(spoken, bunch, engine.space) as speaker:
         yield speaker
 
 
 @pytest.fixture(scope="module")
-def task(speaking: Config, bunch: Bunch, engine: ScoringEngine, speaker: VllmSpeaker) -> Task:
+def task(spoken: Config, bunch: Bunch, engine: ScoringEngine, speaker: VllmSpeaker) -> Task:
     search, validation = (
-        load_objective(speaking, split, bunch.chat_source.tokenizer()) for split in ("search", "validation")
+        load_objective(spoken, split, bunch.chat_source.tokenizer()) for split in ("search", "validation")
     )
-    return Task(optuna.storages.InMemoryStorage(), speaking.search, engine, search, validation, speaker=speaker)
+    problem = Problem(spoken.search, search, validation)
+    executor = InlineExecutor({"": Evaluator(engine, problem, speaker)})
+    return Task(optuna.storages.InMemoryStorage(), problem, engine.space, executor)
 
 
 class Struck:
@@ -85,7 +91,7 @@ def test_a_study_whose_engine_is_killed_ten_times_is_as_undisturbed(task: Task, 
     assert by_name["aligned"]["harm"]["exact"] > by_name["base"]["harm"]["exact"] + 0.5, "a guard tells the same"
     assert by_name["numbers"]["sums"]["exact"] > 0.7
     struck = Struck(speaker)
-    disturbed = run_study("struck", replace(task, speaker=struck))
+    disturbed = run_study("struck", speaking(task, struck))
     assert struck.blows == 10
     assert not [trial for trial in disturbed.trials if LAST_WORDS in trial.user_attrs]
     assert [t.values for t in disturbed.trials] == [t.values for t in undisturbed.trials]
@@ -98,6 +104,6 @@ def test_what_is_said_by_greedy_decoding_is_what_likelihood_calls_exact(task: Ta
     searched = run_study("undisturbed", task)
     for trial in searched.trials:
         point = searched.domain.point(trial.params)
-        task.engine.apply(point.coefficients)
-        exact = task.search.scores(task.engine)["safety"].exact
+        engine_of(task).apply(point.coefficients)
+        exact = task.problem.search.scores(engine_of(task))["safety"].exact
         assert trial.user_attrs[SEARCH]["refusing"]["exact"] >= exact

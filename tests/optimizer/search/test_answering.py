@@ -18,9 +18,10 @@ from optimizer.objective.said import SaidTerm, said_rows, said_scores
 from optimizer.objective.scores import Score
 from optimizer.search.domain import Point
 from optimizer.search.records import GIVEN_UP, LAST_WORDS, NAME, SEARCH, VALIDATION, whole
-from optimizer.search.study import Searched, Task, run_study
+from optimizer.search.running import Task
+from optimizer.search.study import Searched, run_study
 from tests.optimizer.objective.bunches import greedy
-from tests.optimizer.tiny_zoo import OBJECTIVE, ROWS, TinyZoo
+from tests.optimizer.tiny_zoo import OBJECTIVE, ROWS, TinyZoo, speaking
 
 SAYS = OBJECTIVE | {"sums": {"kind": "math", "weight": 2, "metric": "match", "examples": 5}}
 
@@ -66,13 +67,13 @@ class Dying(Greedy):
 def task_of(zoo: TinyZoo, when: str, **search: Any) -> tuple[Task, Greedy]:
     config = zoo.config(Path("run"), {"answers": {"when": when, "top": 3}} | search, objective=SAYS)
     speaker = Greedy(zoo, config)
-    return replace(zoo.task(config), speaker=speaker), speaker
+    return speaking(zoo.task(config), speaker), speaker
 
 
 def own_answers(searched: Searched, zoo: TinyZoo) -> dict[int, float]:
     """Share of right answers of every whole trial, by greedy decoding of all validation rows that the term has."""
     task, speaker = task_of(zoo, "winner")
-    (term,) = task.validation.said
+    (term,) = task.problem.validation.said
     found = {}
     for trial in whole(searched.trials):
         found[trial.number] = speaker(searched.domain.point(trial.params), [term])["sums"].exact
@@ -119,7 +120,7 @@ def test_answers_alone_are_an_objective(tiny_zoo: TinyZoo) -> None:
     search = {"answers": {"when": "trial"}, "sampler": "tpe", "black_box": {"trials": 2}}
     config = tiny_zoo.config(Path("run"), search, objective={"sums": SAYS["sums"]})
     speaker = Greedy(tiny_zoo, config)
-    searched = run_study("study", replace(tiny_zoo.task(config), speaker=speaker))
+    searched = run_study("study", speaking(tiny_zoo.task(config), speaker))
     assert len(speaker.asked) == 2 * len(searched.trials)
     assert searched.winner.user_attrs[NAME] == "math", "nobody knows its answers better than their author"
     assert searched.winner.value == 0.0
@@ -129,7 +130,7 @@ def test_answers_alone_are_an_objective(tiny_zoo: TinyZoo) -> None:
 def test_a_trial_that_its_engine_dies_of_is_failed_and_the_study_ends(tiny_zoo: TinyZoo, dies: list[int]) -> None:
     task, _ = task_of(tiny_zoo, "trial", pruning=0)
     speaker = Dying(tiny_zoo, tiny_zoo.config(Path("run"), objective=SAYS), dies)
-    searched = run_study("study", replace(task, speaker=speaker))
+    searched = run_study("study", speaking(task, speaker))
     undisturbed = run_study("study", task)
     failed = [trial for trial in searched.trials if LAST_WORDS in trial.user_attrs]
     assert len(failed) == len(dies)
@@ -156,19 +157,19 @@ class Rambling(Greedy):
 def test_a_trial_whose_words_have_no_finite_loss_is_given_up(tiny_zoo: TinyZoo) -> None:
     task, _ = task_of(tiny_zoo, "trial", pruning=0)
     config = tiny_zoo.config(Path("run"), objective=SAYS)
-    searched = run_study("study", replace(task, speaker=Rambling(tiny_zoo, config, [4, 7])))
+    searched = run_study("study", speaking(task, Rambling(tiny_zoo, config, [4, 7])))
     lost = [trial for trial in searched.trials if GIVEN_UP in trial.user_attrs]
     # Each trial speaks for the search rows and for the validation rows; one that is lost by the first not again.
     assert [(trial.number, trial.user_attrs[GIVEN_UP]) for trial in lost] == [(2, "diverged"), (4, "diverged")]
     assert all(trial.value is not None and math.isfinite(trial.value) for trial in searched.trials)
     with pytest.raises(BunchError, match="must have finite losses"):
-        run_study("first", replace(task, speaker=Rambling(tiny_zoo, config, [0])))
+        run_study("first", speaking(task, Rambling(tiny_zoo, config, [0])))
 
 
 def test_a_merge_that_cannot_be_asked_does_not_win(tiny_zoo: TinyZoo) -> None:
     task, _ = task_of(tiny_zoo, "winner", pruning=0)
     speaker = Dying(tiny_zoo, tiny_zoo.config(Path("run"), objective=SAYS), [0])
-    searched = run_study("study", replace(task, speaker=speaker))
+    searched = run_study("study", speaking(task, speaker))
     assert len(speaker.asked) == 4, "another is asked in its place"
     told = _study(task).user_attrs
     assert [key for key, value in told.items() if isinstance(value, str)] != [f"answers {searched.winner.number}"]
@@ -178,7 +179,7 @@ def test_an_engine_that_dies_of_all_is_told(tiny_zoo: TinyZoo) -> None:
     task, _ = task_of(tiny_zoo, "winner", pruning=0)
     speaker = Dying(tiny_zoo, tiny_zoo.config(Path("run"), objective=SAYS), range(99))
     with pytest.raises(EngineError, match=r"at least one trial must live to answer.*out of luck"):
-        run_study("study", replace(task, speaker=speaker))
+        run_study("study", speaking(task, speaker))
 
 
 def _study(task: Task) -> Any:

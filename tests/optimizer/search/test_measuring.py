@@ -16,8 +16,8 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import Objective
-from optimizer.search.measuring import DIVERGED, INFEASIBLE, WORSE, Measured, Measuring
-from optimizer.search.study import LOSS_GOAL
+from optimizer.search.measuring import DIVERGED, INFEASIBLE, WORSE, Measured, Measuring, check_finite
+from optimizer.search.problem import LOSS_GOAL
 from tests.optimizer.search.trials import finished_trial
 from tests.optimizer.tiny_zoo import OBJECTIVE, ROWS, TinyZoo
 
@@ -55,6 +55,10 @@ def at(engine: ScoringEngine, **experts: float) -> ScoringEngine:
     return engine
 
 
+def measure(measuring: Measuring, engine: ScoringEngine, done: Sequence[Any] = (), **allowed: bool) -> Measured:
+    return measuring.settled(measuring.measure(engine, measuring.standing(done, **allowed)), done)
+
+
 def trial_of(measured: Measured, number: int = 0, lacking: float = 0.0, name: str = "") -> Any:
     trial = finished_trial(
         number, 0.0, values=measured.values, blocks=measured.blocks, lacking=lacking, given_up=measured.given_up
@@ -72,7 +76,7 @@ def test_scores_are_the_objectives_to_the_bit(
     engine: ScoringEngine, search: Objective, goals: dict[str, list[str]], constraints: list[Constraint]
 ) -> None:
     at(engine, aligned=0.7, math=0.2)
-    measured = Measuring(search, goals, constraints, 0.1).measure(engine, [], may_stop=False)
+    measured = measure(Measuring(search, goals, constraints, 0.1), engine, [], may_stop=False)
     whole = search.scores(engine)
     assert measured.given_up == ""
     for term, score in whole.items():
@@ -88,10 +92,10 @@ def test_terms_of_constraints_come_first_and_the_others_are_spared(
     engine: ScoringEngine, search: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring = Measuring(search, ALL, [SAFE], 0.1)
-    known = trial_of(measuring.measure(at(engine, aligned=1.0), [], may_stop=False))
+    known = trial_of(measure(measuring, at(engine, aligned=1.0), [], may_stop=False))
     at(engine)  # the base has no answer of the aligned one's right: 3 wrong ones of 12 may be, the 4th is too many
     with counted(engine, monkeypatch) as seen:
-        measured = measuring.measure(engine, [known])
+        measured = measure(measuring, engine, [known])
     assert seen == [1, 1, 1, 1]
     assert measured.given_up == INFEASIBLE
     assert list(measured.scores) == ["safety"]
@@ -100,7 +104,7 @@ def test_terms_of_constraints_come_first_and_the_others_are_spared(
     by_hand = (2 * measured.scores["safety"].loss + worst["math"]["loss"] + worst["code"]["loss"]) / 4
     assert measured.values == [pytest.approx(by_hand)]
     with counted(engine, monkeypatch) as seen:
-        spared = measuring.measure(engine, [known], may_miss=True)
+        spared = measure(measuring, engine, [known], may_miss=True)
     assert spared.given_up == WORSE, "sources are not spared for their answers, but may be for their losses"
     assert set(spared.scores) == set(OBJECTIVE)
     assert seen[:12] == [1] * 12
@@ -111,32 +115,33 @@ def test_a_constraint_is_kept_to_the_last_right_answer(engine: ScoringEngine, se
     at(engine, aligned=0.8)
     share = search.scores(engine)["safety"].exact
     assert 0 < share < 1
-    known = trial_of(Measuring(search, ALL, [], 0).measure(engine, [], may_stop=False))
+    known = trial_of(measure(Measuring(search, ALL, [], 0), engine, [], may_stop=False))
     for bound, given_up in ((share, ""), (share + 1 / ROWS["search"], INFEASIBLE)):
         measuring = Measuring(search, ALL, [Constraint("safety", bound, "")], 0)
-        assert measuring.measure(engine, [known]).given_up == given_up
+        assert measure(measuring, engine, [known]).given_up == given_up
 
 
 def test_shares_are_of_sources_wherever_they_were_measured(engine: ScoringEngine, search: Objective) -> None:
     of_aligned = Constraint("safety", 0.5, "aligned")
     score = {"safety": Score(1.0, 0.25, 12)}
     aligned = finished_trial(0, 1.0, {"safety": 0.9}, name="aligned")
-    assert Measuring(search, ALL, [of_aligned], 0).short(score, [aligned]) == {of_aligned.name: 0.45 - 0.25}
-    assert Measuring(search, ALL, [of_aligned], 0, [aligned]).short(score, []) == {of_aligned.name: 0.45 - 0.25}
-    assert Measuring(search, ALL, [of_aligned], 0).short(score, []) == {of_aligned.name: 0.25}, "not known yet"
-    assert Measuring(search, ALL, [of_aligned], 0).short(score, [], "aligned") == {of_aligned.name: 0.125 - 0.25}
+    measuring = Measuring(search, ALL, [of_aligned], 0)
+    assert measuring.short(score, measuring.bounds([aligned])) == {of_aligned.name: 0.45 - 0.25}
+    assert measuring.standing([], [aligned]).bounds == {of_aligned.name: 0.45}, "an earlier study's"
+    assert measuring.short(score, measuring.bounds([])) == {of_aligned.name: 0.25}, "not known yet"
+    assert measuring.short(score, measuring.bounds([], {"aligned": score})) == {of_aligned.name: 0.125 - 0.25}
 
 
 def test_what_is_worse_is_given_up_for_what_misses_no_more(
     engine: ScoringEngine, search: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring = Measuring(search, TWO, [SAFE], 0.1)
-    good = measuring.measure(at(engine, aligned=1.0), [], may_stop=False)
+    good = measure(measuring, at(engine, aligned=1.0), [], may_stop=False)
     at(engine, aligned=1.0, math=2.0, code=2.0)
-    whole = measuring.measure(engine, [], may_stop=False)
+    whole = measure(measuring, engine, [], may_stop=False)
     assert all(ours > theirs for ours, theirs in zip(whole.values, good.values, strict=True))
     with counted(engine, monkeypatch) as seen:
-        beaten = measuring.measure(engine, [trial_of(good)], may_miss=True)
+        beaten = measure(measuring, engine, [trial_of(good)], may_miss=True)
     assert beaten.given_up == WORSE
     assert len(seen) < 2 * ROWS["search"]
     assert all(ours > theirs for ours, theirs in zip(beaten.values, good.values, strict=True))
@@ -147,7 +152,7 @@ def test_what_is_worse_is_given_up_for_what_misses_no_more(
         ]
     )
     far_off = trial_of(good, lacking=1.0)  # misses more than the trial itself does
-    assert measuring.measure(engine, [far_off], may_miss=True).given_up == ""
+    assert measure(measuring, engine, [far_off], may_miss=True).given_up == ""
 
 
 @pytest.mark.parametrize("goals", [ALL, TWO])
@@ -156,19 +161,19 @@ def test_a_trial_whose_losses_are_no_numbers_is_given_up(
     engine: ScoringEngine, search: Objective, goals: dict[str, list[str]], constraints: list[Constraint]
 ) -> None:
     measuring = Measuring(search, goals, constraints, 0.1)
-    known = trial_of(measuring.measure(at(engine, aligned=1.0), [], may_stop=False))
+    known = trial_of(measure(measuring, at(engine, aligned=1.0), [], may_stop=False))
     at(engine)
     with torch.no_grad():
         next(engine.model.parameters()).fill_(torch.nan)
     try:
-        measured = measuring.measure(engine, [known])
+        measured = measure(measuring, engine, [known])
         assert measured.given_up == DIVERGED
         assert measured.values == pytest.approx(known.values), "as bad as the worst known"
         assert all(np.isfinite(score.loss) for score in measured.scores.values())
         with pytest.raises(
             BunchError, match=r"must have finite losses, but that of 'safety' is nan; check the sources"
         ):
-            measuring.measure(engine, [], may_stop=False)
+            check_finite(measuring.measure(engine, measuring.standing([])).scores)
     finally:
         engine.load("base")  # whatever was applied is not any more
 

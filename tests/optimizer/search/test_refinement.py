@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from optimizer.search.records import GIVEN_UP, NAME, SEARCH, VALIDATION, validation_scores
-from optimizer.search.study import Searched, Task, refine, run_study
+from optimizer.search.running import Task
+from optimizer.search.study import Searched, refine, run_study
 from tests.optimizer.tiny_zoo import TinyZoo
 
 
@@ -39,10 +40,11 @@ def test_it_begins_at_the_winner_and_stays_near(tiny_zoo: TinyZoo, sampler: str)
 def test_its_winner_is_no_worse_than_the_searchs(tiny_zoo: TinyZoo) -> None:
     task, found, after = refined(tiny_zoo, {"refine": {"trials": 20, "sigma": 0.03}})
     both = [validation_scores(trial) for trial in (found.winner, after.winner)]
-    assert task.validation.exact(both[1]) >= task.validation.exact(both[0]) - task.validation.exact_error(both[0])
+    validation = task.problem.validation
+    assert validation.exact(both[1]) >= validation.exact(both[0]) - validation.exact_error(both[0])
     # A trial that is righter by more than that may win at any loss.
-    if task.validation.exact(both[1]) <= task.validation.exact(both[0]):
-        assert task.validation.loss(both[1]) <= task.validation.loss(both[0])
+    if validation.exact(both[1]) <= validation.exact(both[0]):
+        assert validation.loss(both[1]) <= validation.loss(both[0])
     assert after.winner.number > 0, "nothing was gained in this test's own search"
 
 

@@ -25,7 +25,7 @@ from optimizer.search.domain import Point
 from optimizer.search.records import NAME, SEARCH, VALIDATION
 from optimizer.search.study import run_study
 from optimizer.studies import Terms, trial_rows
-from tests.optimizer.tiny_zoo import OBJECTIVE, TinyZoo
+from tests.optimizer.tiny_zoo import OBJECTIVE, TinyZoo, speaking
 
 
 class Exported:
@@ -59,7 +59,7 @@ def test_a_search_by_tasks_alone_ends_and_picks_by_them(
     search = {"answers": {"when": "trial"}, "sampler": "tpe", "black_box": {"trials": 2}}
     config = wide_zoo.config(tmp_path, search, objective=asked, merge={"groups": "model"})
     task = wide_zoo.task(config)
-    searched = run_study(MAIN, replace(task, speaker=Exported(wide_zoo, config, tmp_path)))
+    searched = run_study(MAIN, speaking(task, Exported(wide_zoo, config, tmp_path)))
     assert searched.winner.user_attrs[NAME] == "math", "these are its own answers"
     scores = searched.winner.user_attrs
     for split in (SEARCH, VALIDATION):
@@ -69,10 +69,12 @@ def test_a_search_by_tasks_alone_ends_and_picks_by_them(
     assert own["says"]["exact"] == 1 - own["says"]["loss"] > 0
     assert own["likes"]["loss"] > 1, "a perplexity is minimised as it is"
     assert (
-        task.validation.exact({name: Score(**one) for name, one in scores[VALIDATION].items()})
+        task.problem.validation.exact({name: Score(**one) for name, one in scores[VALIDATION].items()})
         == (scores[VALIDATION]["says"]["exact"])
     ), "what is no share has none"
-    rows = {row.number: row for row in trial_rows(MAIN, searched, Terms(task.search, task.validation), {})}
+    rows = {
+        row.number: row for row in trial_rows(MAIN, searched, Terms(task.problem.search, task.problem.validation), {})
+    }
     said = rows[searched.winner.number].said
     assert (said["says"].share, said["likes"].share) == (scores[VALIDATION]["says"]["exact"], None)
     assert said["likes"].loss == scores[VALIDATION]["likes"]["loss"]
@@ -83,10 +85,13 @@ def test_the_best_of_a_descent_are_asked(wide_zoo: TinyZoo, asked: dict[str, Any
     config = wide_zoo.config(tmp_path, search, objective=OBJECTIVE | asked, merge={"groups": "model"})
     speaker = Exported(wide_zoo, config, tmp_path)
     task = wide_zoo.task(config)
-    searched = run_study(MAIN, replace(task, speaker=speaker))
+    searched = run_study(MAIN, speaking(task, speaker))
     assert speaker.spoke == len(searched.answers) == 2
     assert searched.winner.number in searched.answers
-    rows = {row.number: row.said for row in trial_rows(MAIN, searched, Terms(task.search, task.validation), {})}
+    rows = {
+        row.number: row.said
+        for row in trial_rows(MAIN, searched, Terms(task.problem.search, task.problem.validation), {})
+    }
     assert {number for number, said in rows.items() if said} == set(searched.answers)
     assert rows[searched.winner.number]["says"].rows == 8
 

@@ -1,0 +1,1 @@
+"""Who does the work of a study: this process, or actors on a Ray cluster."""

@@ -1,0 +1,65 @@
+"""What runs in a worker of a cluster: the evaluators of a run, opened from its config."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from datagen.errors import GoodbunchError
+from optimizer.config import Config
+from optimizer.executors.base import Work
+
+
+class Answer(NamedTuple):
+    """What became of a call.
+
+    Attributes:
+        value: what it returned, if it did.
+        error: what it raised, if that is an error of ours.
+    """
+
+    value: Any = None
+    error: GoodbunchError | None = None
+
+
+class Worker:
+    """Evaluates the trials of all studies of a run with one engine.
+
+    Args:
+        config: of the run, as JSON.
+        folder: that its relative paths are meant from; every node must see the same files.
+    """
+
+    def __init__(self, config: str, folder: str) -> None:
+        os.chdir(folder)
+        self._config = Config.model_validate_json(config)
+        self._evaluators: Mapping[str, Any] = {}
+
+    def open(self) -> Answer:
+        """Opens models and data."""
+        from optimizer.bunch import open_bunch
+        from optimizer.engines.banks import space_of
+        from optimizer.engines.speaking import VllmSpeaker
+        from optimizer.studies import evaluators_of, load_terms
+
+        try:
+            bunch = open_bunch(self._config.bunch)
+            space = space_of(bunch, self._config.merge)
+            terms = load_terms(self._config, bunch)
+            # An engine that nothing asks is never started; one that is ends with this process, however that ends.
+            speaker = VllmSpeaker(self._config, bunch, space)
+            self._evaluators = evaluators_of(self._config, bunch, space, terms, speaker)
+        except GoodbunchError as error:
+            return Answer(error=error)
+        return Answer()
+
+    def do(self, study: str, method: str, arguments: tuple[Any, ...]) -> Answer:
+        """Calls an evaluator's method."""
+        try:
+            return Answer(getattr(self._evaluators[study], method)(*arguments))
+        except GoodbunchError as error:
+            return Answer(error=error)
+
+
+def described(work: Work) -> tuple[str, str, tuple[Any, ...]]:
+    """Arguments of `Worker.do`."""
+    return work.study, work.method, work.arguments

@@ -1,0 +1,345 @@
+"""A study under way: what could be done next, and what becomes of what was done.
+
+A trial that is clearly worse than the best so far on the same examples, or cannot keep a constraint any more, is given
+up: it costs a part of a pass and is never chosen. Samplers are told what it would have come to.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from datagen.errors import EngineDiedError
+from optimizer.executors.base import Executor, Work
+from optimizer.merging.space import Coefficients, Space
+from optimizer.search import baselines
+from optimizer.search.descent import DescentState
+from optimizer.search.evaluating import Evaluated
+from optimizer.search.measuring import DIVERGED, FAILED, Measured, check_finite, finite
+from optimizer.search.plans import Descending, Plan, limits_of
+from optimizer.search.problem import Problem
+from optimizer.search.records import (
+    BLOCKS,
+    DONE,
+    GIVEN_UP,
+    LAST_WORDS,
+    LOSS,
+    NAME,
+    SEARCH,
+    SECONDS,
+    VALIDATION,
+    VALIDATION_LOSS,
+    plain,
+)
+from optimizer.search.sampler import STATE, Stretch
+from optimizer.search.sharing import Driver, fail
+from optimizer.search.stopping import gains_little
+from optimizer.search.storage import suggested
+from optimizer.search.winners import best_so_far
+
+#: Seconds between looks at what other drivers do, where nothing else is to be done.
+_POLL = 0.5
+
+#: Told every finished trial: how many are done, how many there will be at most, the trial, the best so far.
+OnTrial = Callable[[int, int, FrozenTrial, FrozenTrial], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a study is run with.
+
+    Attributes:
+        storage: of the trials.
+        problem: what they are judged by.
+        space: the coefficients.
+        executor: has evaluators of the problem.
+        study: the name by which it knows them.
+        on_trial: told every finished trial, those of an earlier run included.
+        recipes: merges of the user's that are tried first, by name.
+        given: hyper-parameters of the method.
+        driver: this process among several; none if it is the only one.
+        prefix: of the names of studies, where a storage has those of several runs.
+    """
+
+    storage: optuna.storages.BaseStorage
+    problem: Problem
+    space: Space
+    executor: Executor
+    study: str = ""
+    on_trial: OnTrial = lambda *_: None
+    recipes: Mapping[str, Coefficients] = field(default_factory=dict)
+    given: Mapping[str, float] = field(default_factory=dict)
+    driver: Driver | None = None
+    prefix: str = ""
+
+
+def open_study(name: str, task: Task) -> optuna.Study:
+    """A task's study, made if it is not there."""
+    return optuna.create_study(
+        storage=task.storage,
+        study_name=task.prefix + name,
+        directions=["minimize"] * len(task.problem.goals),
+        load_if_exists=True,
+    )
+
+
+class Running:
+    """A study under way.
+
+    Trials that an earlier run left unfinished are evaluated first; then merges by name; then what is suggested.
+
+    Args:
+        name: of the study in the storage.
+        task: what it is run with.
+        plan: what it tries.
+        before: trials of an earlier study, among them sources that constraints are held against.
+    """
+
+    def __init__(self, name: str, task: Task, plan: Plan, before: Sequence[FrozenTrial] = ()) -> None:
+        self.task, self.plan = task, plan
+        self.study = open_study(name, task)
+        self._before = before
+        self._flying: dict[Work, Trial] = {}
+        self._stretching: dict[Work, Stretch] = {}
+        self._reached: list[tuple[Stretch, DescentState]] = []
+        trials = self._trials()
+        self._driver = task.driver
+        self._left = [] if task.driver else [trial for trial in trials if trial.state == TrialState.RUNNING]
+        done = _done(trials)
+        for number, known in enumerate(done, 1):
+            task.on_trial(number, plan.total, known, best_so_far(done))
+
+    @property
+    def done(self) -> list[FrozenTrial]:
+        """Finished trials, in order of number."""
+        return _done(self._trials())
+
+    def next(self) -> Work | None:
+        """A piece of work that can begin now, and with this call has; none if there is none yet, or any more."""
+        if self._driver is not None:
+            self._driver.free_stale(self.study)
+        if self._left:
+            return self._resumed(self._left[0])
+        trials = self._trials()
+        done, kept = _done(trials), [trial for trial in trials if trial.state != TrialState.FAIL]
+        waited = set(self.plan.first) - {trial.user_attrs.get(NAME) for trial in done}
+        taken = {trial.user_attrs[NAME] for trial in kept if NAME in trial.user_attrs}
+        if (named := self.plan.named(taken, done)) is not None and (not waited or named[0] in waited):
+            return self._evaluating(self._by_name(*named), done)
+        suggestions = sum(NAME not in trial.user_attrs for trial in kept)
+        if waited or suggestions >= self.plan.suggestions or self._has_gained_little(done):
+            return None
+        if isinstance(self.plan.suggests, Descending):
+            return self._descending(None, trials, self.plan.suggests)
+        return self._evaluating(self._asked(partial(self.plan.suggests.sampler, self.plan.domain)), done)
+
+    @property
+    def waits(self) -> bool:
+        """Whether other drivers evaluate trials of it."""
+        return self._driver is not None and any(trial.state == TrialState.RUNNING for trial in self._trials())
+
+    def owns(self, work: Work) -> bool:
+        """Whether a piece of work is this study's."""
+        return work in self._flying or work in self._stretching
+
+    def take(self, work: Work, result: Any) -> None:
+        """Makes what was done part of the study.
+
+        Raises:
+            BunchError: a trial that the study cannot do without has no finite losses.
+            EngineDiedError: whoever ran a descent, or the first trial, died of it again and again.
+        """
+        if work in self._stretching:
+            if isinstance(result, EngineDiedError):
+                raise result
+            self._reached.append((self._stretching.pop(work), result))
+            return
+        if isinstance(result, EngineDiedError):
+            result = Evaluated(Measured({}, given_up=FAILED), {}, 0.0, str(result))
+        finished = self._told(self._flying.pop(work), result)
+        if finished is None:
+            return
+        done = self.done
+        self.task.on_trial(len(done), self.plan.total, finished, best_so_far(done))
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _has_gained_little(self, done: Sequence[FrozenTrial]) -> bool:
+        patience = self.plan.patience if len(self.task.problem.goals) == 1 else 0
+        return gains_little(done, patience)
+
+    def _resumed(self, left: FrozenTrial) -> Work | None:
+        """What is to be done for a trial that an earlier run left unfinished."""
+        trials = self._trials()
+        suggests = self.plan.suggests
+        if not isinstance(suggests, Descending):
+            self._left.remove(left)
+            self.study.sampler = suggests.sampler(self.plan.domain, left.number)
+            return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
+        if NAME not in left.user_attrs and STATE not in left.system_attrs:
+            return self._descending(left, trials, suggests)
+        self._left.remove(left)
+        self.study.sampler = suggests.sampler(())
+        return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
+
+    def _descending(self, left: FrozenTrial | None, trials: Sequence[FrozenTrial], suggests: Descending) -> Work | None:
+        """A stretch, or the trial that one has led to.
+
+        Args:
+            left: the trial that is meant, if an earlier run left one; by default a new one.
+        """
+        limits = limits_of(self.task.problem, [*self._before, *_done(trials)])
+        if self._reached:
+            sampler = suggests.sampler(limits, self._reached.pop(0))
+            if left is None:
+                return self._evaluating(self._asked(lambda _: sampler), _done(trials))
+            self._left.remove(left)
+            self.study.sampler = sampler
+            return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
+        under_way = {stretch.number for stretch in self._stretching.values()}
+        for stretch in suggests.sampler(limits).stretches(trials):
+            if stretch.number not in under_way:
+                work = Work(self.task.study, "advance", (stretch,))
+                self._stretching[work] = stretch
+                return work
+        return None
+
+    def _told(self, trial: Trial, result: Evaluated) -> FrozenTrial | None:
+        """Tells the study of an evaluated trial; none if another driver took it for abandoned."""
+        if self._driver is None:
+            return self._tell(trial, result)
+        try:
+            return self._tell(trial, result)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return None
+        finally:
+            self._driver.end(trial)
+
+    def _by_name(self, name: str, coefficients: Coefficients) -> Trial:
+        """A trial that evaluates a merge by name."""
+        # As Optuna enqueues one, but begun at once: what is enqueued another driver may take.
+        fixed = {"fixed_params": self.plan.domain.parameters(coefficients)}
+        begun = create_trial(state=TrialState.RUNNING, user_attrs={NAME: name}, system_attrs=fixed)
+        return Trial(self.study, self.study._storage.create_new_trial(self.study._study_id, begun))
+
+    def _asked(self, sampler: Callable[[int], BaseSampler]) -> Trial:
+        """A trial that is suggested.
+
+        Args:
+            sampler: trial's number -> who suggests it.
+        """
+        with _meant():
+            trial = self.study.ask()
+        # Nothing is suggested before it is asked for, and only now is the number known.
+        self.study.sampler = sampler(trial.number)
+        return trial
+
+    def _evaluating(self, trial: Trial, done: Sequence[FrozenTrial]) -> Work | None:
+        """The evaluation of a trial; none if other drivers have begun enough."""
+        if self._driver is not None:
+            self._driver.begin(trial)
+        with _meant():
+            trial, values = suggested(self.study, trial, self.plan.domain.ranges)
+        if self._driver is not None:
+            trials = self._trials()
+            own = next(one for one in trials if one.number == trial.number)
+            if self._driver.is_surplus(own, trials, self.plan.suggestions):
+                self._driver.end(trial)
+                fail(self.study, trial._trial_id)
+                return None
+        name = trial.user_attrs.get(NAME)
+        standing = self.task.problem.measuring.standing(
+            done,
+            self._before,
+            # What others are held to must be known to the end, and the first trial has nothing to be compared with.
+            may_stop=bool(done) and name not in self._held_against,
+            # What the sources are worth in each term is asked of them all.
+            may_miss=name in baselines.parents(self.task.space),
+        )
+        work = Work(self.task.study, "evaluate", (self.plan.domain.point(values), standing))
+        self._flying[work] = trial
+        return work
+
+    @property
+    def _held_against(self) -> set[str]:
+        return {one.source for one in self.task.problem.kept}
+
+    def _tell(self, trial: Trial, result: Evaluated) -> FrozenTrial:
+        """Tells the study of an evaluated trial."""
+        done, name = self.done, str(trial.user_attrs.get(NAME, ""))
+        measuring, measured = self.task.problem.measuring, result.measured
+        if result.words and not done:
+            raise EngineDiedError(result.words)
+        if not done or name in self._held_against:
+            check_finite(measured.scores)
+        if not done:
+            check_finite(result.checks)
+        measured = measuring.settled(measured, done)
+        bounds = measuring.bounds([*self._before, *done], {name: measured.scores} if name else {})
+        with _meant():
+            for constraint, by in measuring.short(measured.scores, bounds).items():
+                trial.set_constraint(constraint, by)
+        told: dict[str, Any] = {
+            SEARCH: plain(measured.scores),
+            BLOCKS: measured.blocks,
+            LOSS: measuring.loss(measured.values),
+            SECONDS: result.seconds,
+        }
+        if result.words:
+            told[LAST_WORDS] = result.words
+        if measured.given_up or not finite(result.checks):
+            told[GIVEN_UP] = measured.given_up or DIVERGED
+        else:
+            told |= {
+                VALIDATION: plain(result.checks),
+                VALIDATION_LOSS: self.task.problem.validation.loss(result.checks),
+            }
+        for key, value in told.items():
+            trial.set_user_attr(key, value)
+        with _meant():
+            return self.study.tell(trial, list(measured.values))
+
+
+def run_all(studies: Sequence[Running], executor: Executor) -> None:
+    """Does all that several studies can have done; the first ones' work comes first.
+
+    Args:
+        executor: that all of them are run with.
+    """
+    while True:
+        for study in studies:
+            while executor.free and (work := study.next()) is not None:
+                executor.submit(work)
+        if executor.free and not executor.busy:
+            if not any(study.waits for study in studies):
+                return
+            time.sleep(_POLL)
+            continue
+        for work, result in executor.wait():
+            next(study for study in studies if study.owns(work)).take(work, result)
+
+
+def _done(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state in DONE]
+
+
+@contextmanager
+def _meant() -> Iterator[None]:
+    """Without Optuna's warnings of what is meant."""
+    with warnings.catch_warnings():
+        for message in (
+            "The constraint value is ignored because",  # a killed run told it already
+            "Fixed parameter .* is out of range",  # a merge by name may lie outside of what is searched
+            "Heartbeat of storage is supposed to be used",  # drivers give their own signs of life
+            "Constraints have been set, but",  # CMA-ES and the like: such a trial is given up for them all the same
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
