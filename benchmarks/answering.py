@@ -28,6 +28,7 @@ from optimizer.export import write_merge
 from optimizer.merging.space import Coefficients
 from optimizer.objective.answer_terms import AnswerTerm
 from optimizer.objective.answers import ANSWER_METRICS, Rules
+from optimizer.objective.said import SaidTerm
 from optimizer.recipes.searched import recipe_of
 from optimizer.search.domain import Point
 from optimizer.search.study import run_study
@@ -64,11 +65,13 @@ def trial() -> tuple[list[Figure], dict[str, Any]]:
     with VllmSpeaker(config, bench.bunch, space) as speaker, VllmEngine(config.engine) as engine:
         engine.use(bench.bunch.chat_source.reference)
         ids = all_prompt_ids(bench.bunch.chat_source.tokenizer(), [r.messages[:-1] for rs in rows.values() for r in rs])
-        ours, bare = in_turn([lambda: speaker(point(), terms, rows), partial(_bare, engine, ids)], TIMES)
+        said = [SaidTerm(1.0, term, rows[term.kind]) for term in terms]
+        ours, bare = in_turn([lambda: speaker(point(), said), partial(_bare, engine, ids)], TIMES)
         guarded = [
-            AnswerTerm.default(kind) if kind not in ("unsafe", "borderline") else _guarded(kind) for kind in rows
+            SaidTerm(1.0, _guarded(kind) if kind in ("unsafe", "borderline") else AnswerTerm.default(kind), some)
+            for kind, some in rows.items()
         ]
-        (judged,) = in_turn([lambda: speaker(point(), guarded, rows)], TIMES)
+        (judged,) = in_turn([lambda: speaker(point(), guarded)], TIMES)
     disk = statistics.median(_over_the_disk(bench, point().coefficients, terms, rows) for _ in range(2))
     details = {"trial": ours, "bare": bare, "with a guard": judged, "over the disk": disk, "prompts": len(ids)}
     return [

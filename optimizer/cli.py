@@ -199,7 +199,11 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Folder of KIND.jsonl files; by default the config's.")] = None,
     terms: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]KIND[:METRIC[:OPTION]]", help="What is measured; again for more terms."),
+        typer.Option(
+            metavar="[NAME=]KIND[:METRIC[:OPTION]]",
+            help="What is measured; again for more terms. Of a task of lm-eval's the kind is `task`: "
+            "[NAME=]task:TASK[:METRIC[,FILTER][:num_fewshot=5,...]].",
+        ),
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -217,6 +221,8 @@ def evaluate(
     Example: goodbunch evaluate runs/demo --against aligned --require "safety>=0.95"
 
     Example: goodbunch evaluate org/model --data test --terms unsafe:refusal --terms maths:number --out found.json
+
+    Example: goodbunch evaluate runs/demo --against base --terms task:gsm8k:exact_match,flexible-extract:num_fewshot=5
     """
     from optimizer.evaluate import measuring
     from optimizer.evaluate.plan import plan

@@ -1,7 +1,8 @@
 """The whole config of a run, as one frozen pydantic model."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -9,6 +10,7 @@ from datagen.config import BunchConfig, EngineConfig
 from datagen.data_config import DataConfig
 from datagen.errors import ConfigError
 from datagen.frozen import Frozen
+from optimizer.harness.task import EXAMPLES, TaskConfig, with_filter
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
 from optimizer.objective.answers import ANSWER_METRICS, Rules
@@ -17,6 +19,9 @@ from optimizer.objective.metrics import METRICS
 from optimizer.report.result import MAIN, REFINED, WINNER
 from optimizer.search.baselines import NAIVE
 from optimizer.search_config import SearchConfig
+
+#: What only a term that names a task may say.
+OF_TASKS = [key for key in TaskConfig.model_fields if key not in ("task", "metric", "examples")]
 
 
 def _weighted(value: object) -> object:
@@ -35,24 +40,62 @@ class TermConfig(Frozen):
             over-refusal margin; `choice`, multiple choice by likelihood; `exact`, the share of answers that greedy
             decoding misses, which has no gradient. Or one on what the merge says, when `search.answers` lets it:
             `refusal`, `compliance`, `harmless`, `match`, `number`, `letter`, `regex`, `length`, `repetition`; its
-            loss is 1 less what it finds.
+            loss is 1 less what it finds. Of a `task`, one of its own metrics, by default its first.
         of: name of the source that `kl` is taken from: what is minimised is KL(source || merge).
         option: of a metric on what is said, such as the pattern of `regex`; empty for its default.
         per_token: whether an answer's loss is the mean over its tokens; else their sum.
+        task: a task of lm-eval's in place of rows; it is asked when `search.answers` lets merges speak.
+        filter: what the task's answers go through before they are judged; by default its first.
+        num_fewshot: answered examples before each of the task's questions; by default its own number.
+        higher_is_better: which way the task's metric goes; by default as lm-eval says.
+        chat: whether the task's questions are put into the chat template.
+        multiturn: whether answered examples are turns of their own there.
+        include_path: folder with tasks beside lm-eval's own.
+        test_split: whether a search may take the docs that lm-eval evaluates the task on.
     """
 
     weight: float = Field(1.0, gt=0)
     kind: str = ""
-    examples: int = Field(128, ge=1)
+    examples: int = Field(EXAMPLES, ge=1)
     metric: str = "loss"
     of: str = ""
     option: str = ""
     per_token: bool = True
+    task: str = ""
+    filter: str = ""
+    num_fewshot: int | None = Field(None, ge=0)
+    higher_is_better: bool | None = None
+    chat: bool = False
+    multiturn: bool = True
+    include_path: str = ""
+    test_split: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_task_has_metrics_of_its_own(cls, values: Any) -> Any:
+        return {"metric": ""} | with_filter(values) if isinstance(values, Mapping) and values.get("task") else values
 
     @property
     def is_said(self) -> bool:
         """Whether it looks at what a merge says."""
-        return self.metric in ANSWER_METRICS
+        return bool(self.task) or self.metric in ANSWER_METRICS
+
+    @property
+    def asked_task(self) -> TaskConfig:
+        """The task of lm-eval's that it names."""
+        return TaskConfig(**self.model_dump(include=set(TaskConfig.model_fields)))
+
+    def told(self, *keys: str) -> list[str]:
+        """Those of the keys whose values are no defaults."""
+        return [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+
+    def kind_of(self, name: str) -> str:
+        """Which rows it is measured on; none if it is a task.
+
+        Args:
+            name: of the term.
+        """
+        return "" if self.task else self.kind or name
 
 
 class MergeConfig(Frozen):
@@ -143,6 +186,10 @@ class Config(Frozen):
     def _term_problems(self, name: str, term: TermConfig) -> list[str]:
         if term.is_said:
             return self._said_problems(name, term)
+        if odd := term.told(*OF_TASKS):
+            return [
+                f"objective.{name}.{odd[0]}: only a task of lm-eval's takes it; drop it, or set objective.{name}.task"
+            ]
         try:
             metric = METRICS[term.metric]
         except ConfigError as error:
@@ -172,11 +219,14 @@ class Config(Frozen):
 
     def _said_problems(self, name: str, term: TermConfig) -> list[str]:
         problems = []
-        try:
-            ANSWER_METRICS[term.metric].bind(Rules.of(self.data), term.option)
-        except ConfigError as error:
-            problems.append(f"objective.{name}.option: {error}")
-        if term.of:
+        if term.task and (odd := term.told("kind", "option", "of", "per_token")):
+            problems.append(f"objective.{name}.{odd[0]}: a task of lm-eval's has no such thing; drop it")
+        elif not term.task:
+            try:
+                ANSWER_METRICS[term.metric].bind(Rules.of(self.data), term.option)
+            except ConfigError as error:
+                problems.append(f"objective.{name}.option: {error}")
+        if term.of and not term.task:
             problems.append(f"objective.{name}.of: what is said is not taken from a source; drop {term.of!r}")
         held = [one for one in self.search.constraints if one.split()[:1] == [name]]
         if self.search.answers.when == "winner" and (held or self.search.pareto):
@@ -201,7 +251,7 @@ class Config(Frozen):
     def _names_agree(self) -> Self:
         kinds = {"unsafe", *self.data.domains} | ({"borderline"} if self.data.borderline else set())
         for name, term in self.objective.items():
-            if (kind := term.kind or name) not in kinds:
+            if not term.task and (kind := term.kind_of(name)) not in kinds:
                 raise ValueError(f"objective.{name}: its kind must be one of {sorted(kinds)}, but got {kind!r}")
         if problems := self.search.unknown_terms(list(self.objective)) + self._taken_names():
             raise ValueError("; ".join(problems))
@@ -224,6 +274,12 @@ class Config(Frozen):
             for name in self.search.controls
             if name in taken
         ]
+
+    @property
+    def kinds(self) -> list[str]:
+        """Of rows that the objective is about; all that there are, if it is about none."""
+        kinds = [term.kind_of(name) for name, term in self.objective.items() if not term.task]
+        return list(dict.fromkeys(kinds)) or list(self.data.kinds())
 
     def constraints(self) -> list[Constraint]:
         """What the winner must keep."""

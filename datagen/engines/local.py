@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -18,8 +18,24 @@ _SETTINGS = ("config.json", "generation_config.json")
 _SPEECH = ("tokenizer_config.json", "chat_template.jinja", "added_tokens.json", "special_tokens_map.json")
 
 
+class Likelihood(NamedTuple):
+    """How likely a model finds a continuation.
+
+    Attributes:
+        log_probability: the sum over its tokens, in nats.
+        greedy: whether greedy decoding would say it.
+    """
+
+    log_probability: float
+    greedy: bool
+
+
+#: A context and its continuation, each of at least one token.
+Pair = tuple[Sequence[int], Sequence[int]]
+
+
 class LocalEngine(Engine):
-    """An engine that reads its models from files.
+    """An engine that reads its models from files, so that it can be asked about token ids too.
 
     Args:
         settings: how it is started.
@@ -40,6 +56,54 @@ class LocalEngine(Engine):
         deciding = [weights.folder / name for name in _SETTINGS]
         deciding += [speaker.tokenizer_folder / name for name in (*TOKENIZERS, *_SPEECH)]
         return f"{weights.fingerprint()}-{hash_of_blocks(path for path in deciding if path.is_file())}"
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the model in use.
+
+        Raises:
+            RuntimeError: none is.
+        """
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a prompt and what follows it, at most."""
+        return self._settings.max_model_len
+
+    @abstractmethod
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:
+        """How likely the model in use finds each continuation of its context.
+
+        Args:
+            pairs: each leaves room for one token more.
+
+        Raises:
+            DataError: one of them is too long.
+        """
+
+    @abstractmethod
+    def continuations(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stops: Sequence[str] = (),
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """What the model in use says after each prompt; special tokens are left out.
+
+        Args:
+            prompts: token ids, taken as they are.
+            max_tokens: longest continuation.
+            stops: texts, special tokens among them, that end a continuation where the first of them begins.
+            temperature: 0 is greedy.
+            seeds: one per prompt.
+
+        Raises:
+            DataError: a prompt and its continuation are too long.
+        """
 
     def _open(self, model: str) -> tuple[Weights, PreTrainedTokenizerBase]:
         return open_chat(model, self._tokenizers.get(model, model))
@@ -102,8 +166,36 @@ def fitting_prompts(
     Raises:
         DataError: one of them is too long.
     """
+    prompts = all_prompt_ids(in_use(tokenizer), conversations)
+    check_prompts(prompts, max_tokens, limit)
+    return prompts
+
+
+def check_prompts(prompts: Sequence[Sequence[int]], max_tokens: int, limit: int) -> None:
+    """Refuses prompts whose longest would be cut short.
+
+    Args:
+        prompts: token ids.
+        max_tokens: longest answer.
+        limit: tokens of prompt and answer together.
+
+    Raises:
+        DataError: one of them is too long.
+    """
+    check_fit(max(map(len, prompts), default=0) + max_tokens, limit)
+
+
+def in_use(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model in use.
+
+    Raises:
+        RuntimeError: none is.
+    """
     if tokenizer is None:
         raise RuntimeError("`use` must be called before anything is generated")
-    prompts = all_prompt_ids(tokenizer, conversations)
-    check_fit(max(map(len, prompts), default=0) + max_tokens, limit)
-    return prompts
+    return tokenizer
+
+
+def said_before(text: str, stops: Sequence[str]) -> str:
+    """A text up to where the first of the stops begins."""
+    return text[: min((place for stop in stops if stop and (place := text.find(stop)) >= 0), default=len(text))]

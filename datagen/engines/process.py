@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from datagen.chat import Message
 from datagen.config import EngineConfig
 from datagen.engines.base import Candidates, Engine
 from datagen.engines.child import Answer
-from datagen.engines.local import LoadingEngine
+from datagen.engines.local import Likelihood, LoadingEngine, Pair, in_use
 from datagen.engines.vllm import VllmEngine
 from datagen.engines.words import last_words, tail
 from datagen.errors import EngineDiedError
@@ -62,6 +63,8 @@ class EngineProcess(LoadingEngine):
         super().__init__(settings, tokenizers)
         self._make = partial(make, settings, dict(tokenizers or {}))
         self._child: _Child | None = None
+        self._model = ""
+        self._spoken: dict[str, PreTrainedTokenizerBase] = {}
         self.starts = 0
 
     @property
@@ -72,10 +75,12 @@ class EngineProcess(LoadingEngine):
     def use(self, model: str) -> None:  # noqa: D102
         self._start()
         self._ask("use", model)
+        self._model = model
 
     def prepare(self, model: str) -> None:  # noqa: D102
         self._start()
         self._ask("prepare", model)
+        self._model = model
 
     def load(self, function: Callable[..., Iterator[tuple[str, torch.Tensor]]], *arguments: Any) -> None:  # noqa: D102
         self._ask("load", function, *arguments)
@@ -97,6 +102,32 @@ class EngineProcess(LoadingEngine):
     def first_tokens(self, conversations: Sequence[Sequence[Message]], tokens: int) -> list[list[Candidates]]:  # noqa: D102
         heard: list[list[Candidates]] = self._ask("first_tokens", conversations, tokens)
         return heard
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
+        if self._child is None or not self._model:
+            return in_use(None)
+        if self._model not in self._spoken:
+            self._spoken = {self._model: self._open(self._model)[1]}
+        return self._spoken[self._model]
+
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:  # noqa: D102
+        found: list[Likelihood] = self._ask("log_likelihoods", pairs)
+        return found
+
+    def continuations(  # noqa: D102
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stops: Sequence[str] = (),
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        said: list[str] = self._ask(
+            "continuations", prompts, max_tokens=max_tokens, stops=stops, temperature=temperature, seeds=seeds
+        )
+        return said
 
     def close(self) -> None:  # noqa: D102
         if self._child is not None:

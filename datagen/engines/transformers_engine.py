@@ -11,9 +11,9 @@ from datagen.chat import Message
 from datagen.checkpoints import Checkpoint, Weights, iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import Candidates
-from datagen.engines.decoding import Listener, Sampler, decode
+from datagen.engines.decoding import Listener, Sampler, decode, likelihoods
 from datagen.engines.grammar import Grammar, Grammars
-from datagen.engines.local import LocalEngine, fitting_prompts
+from datagen.engines.local import Likelihood, LocalEngine, Pair, check_prompts, fitting_prompts, in_use, said_before
 from datagen.errors import BunchError
 
 
@@ -66,6 +66,45 @@ class TransformersEngine(LocalEngine):
                 heard[i] = positions
         return heard
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
+        return in_use(self._tokenizer)
+
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:  # noqa: D102
+        in_use(self._tokenizer)
+        whole = [[*context, *continuation] for context, continuation in pairs]
+        check_prompts(whole, 1, self._settings.max_model_len)
+        found: dict[int, Likelihood] = {}
+        for numbers, _ in self._batched(whole):
+            told = likelihoods(self._model, [pairs[i] for i in numbers])
+            found |= {i: Likelihood(*one) for i, one in zip(numbers, told, strict=True)}
+        return [found[i] for i in range(len(pairs))]
+
+    def continuations(  # noqa: D102
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stops: Sequence[str] = (),
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        in_use(self._tokenizer)
+        check_prompts(prompts, max_tokens, self._settings.max_model_len)
+
+        def is_over(ids: Sequence[int]) -> bool:
+            text = self._text(ids)
+            return any(stop in text for stop in stops if stop)
+
+        texts = [""] * len(prompts)
+        for numbers, some in self._batched(prompts):
+            own = None if seeds is None else [seeds[i] for i in numbers]
+            sampler = Sampler(temperature, own, len(numbers), max_tokens, None)
+            said = decode(self._model, some, sampler, stops=self._stops, max_tokens=max_tokens, is_over=is_over)
+            for i, ids in zip(numbers, said, strict=True):
+                texts[i] = said_before(self._text(ids, skip_special_tokens=True), stops)
+        return texts
+
     def close(self) -> None:  # noqa: D102
         self._model = self._tokenizer = None
         if self._device.type == "cuda":
@@ -73,9 +112,11 @@ class TransformersEngine(LocalEngine):
 
     def _batches(
         self, conversations: Sequence[Sequence[Message]], max_tokens: int
-    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+    ) -> Iterator[tuple[list[int], list[Sequence[int]]]]:
+        return self._batched(fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len))
+
+    def _batched(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[Sequence[int]]]]:
         """Prompts of like length together, the longest first, so that memory is short at once or never."""
-        prompts = fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len)
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         for start in range(0, len(order), self._settings.parallel):
             numbers = order[start : start + self._settings.parallel]

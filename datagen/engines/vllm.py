@@ -18,7 +18,16 @@ from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
-from datagen.engines.local import LoadingEngine, fitting_prompts, open_chat
+from datagen.engines.local import (
+    Likelihood,
+    LoadingEngine,
+    Pair,
+    check_prompts,
+    fitting_prompts,
+    in_use,
+    open_chat,
+    said_before,
+)
 from datagen.engines.memory import CPU_SPACE, crowded, shortage
 from datagen.engines.words import last_words, tail
 from datagen.errors import EngineDiedError, EngineError, GoodbunchError
@@ -129,6 +138,50 @@ class VllmEngine(LoadingEngine):
             for output in outputs
         ]
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
+        return in_use(self._tokenizer)
+
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> list[Likelihood]:  # noqa: D102
+        from vllm import SamplingParams
+
+        prompts = [[*context, *continuation] for context, continuation in pairs]
+        # It always says a token more.
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        found = []
+        for (context, continuation), output in zip(pairs, self._run(prompts, [params] * len(prompts), 1), strict=True):
+            told = output.prompt_logprobs[len(context) :]
+            each = [position[token].logprob for token, position in zip(continuation, told, strict=True)]
+            best = [max(one.logprob for one in position.values()) for position in told]
+            found.append(Likelihood(sum(each), each == best))
+        return found
+
+    def continuations(  # noqa: D102
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stops: Sequence[str] = (),
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=temperature,
+                max_tokens=max_tokens,
+                seed=seeds[i] if seeds else None,
+                stop=list(filter(None, stops)),
+                # Only so can a stop be a special token.
+                skip_special_tokens=False,
+            )
+            for i in range(len(prompts))
+        ]
+        outputs = self._run(prompts, params, max_tokens)
+        said = [self.tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True) for output in outputs]
+        return [said_before(text, stops) for text in said]
+
     def close(self) -> None:  # noqa: D102
         if self._llm is None:
             return
@@ -142,11 +195,16 @@ class VllmEngine(LoadingEngine):
 
     def _generate(self, conversations: Sequence[Sequence[Message]], params: list[Any], max_tokens: int) -> list[Any]:
         prompts = fitting_prompts(self._tokenizer, conversations, max_tokens, self._settings.max_model_len)
+        return self._run(prompts, params, max_tokens)
+
+    def _run(self, prompts: Sequence[Sequence[int]], params: list[Any], max_tokens: int) -> list[Any]:
+        in_use(self._tokenizer)
+        check_prompts(prompts, max_tokens, self._settings.max_model_len)
         with self._alive():
             # What is cached from earlier calls moves the last bits, and a resumed run has not made them.
             self._llm.reset_prefix_cache()
             outputs: list[Any] = self._llm.generate(
-                [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False
+                [{"prompt_token_ids": list(ids)} for ids in prompts], params, use_tqdm=False
             )
         return outputs
 

@@ -1,6 +1,6 @@
 """Merges that speak within a search: an engine answers, judges are asked, and either is started again when it dies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Self
 
@@ -8,14 +8,15 @@ from datagen.config import EngineConfig
 from datagen.engines.base import Engine
 from datagen.engines.process import EngineProcess, asked_again
 from datagen.engines.vllm import same_shape
-from datagen.rows import Row
 from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.generating import use_merge
 from optimizer.evaluation import Contestant, answers_of, verdicts_on
 from optimizer.merging.space import Space
-from optimizer.objective.answer_terms import AnswerTerm
-from optimizer.objective.answers import ANSWER_METRICS, Rules, Verdict
+from optimizer.objective.answers import ANSWER_METRICS, Rules
+from optimizer.objective.said import SaidTerm, Spoken, said_rows, said_scores
+from optimizer.objective.scores import Score
+from optimizer.objective.task_terms import TaskTerm, ask_tasks
 from optimizer.registry import Named
 from optimizer.search.domain import Point
 
@@ -37,7 +38,9 @@ class VllmSpeaker:
         tokenizers = config.bunch.tokenizers()
         self._stack = ExitStack()
         self.engine = self._stack.enter_context(EngineProcess(config.engine, tokenizers))
-        asked = {ANSWER_METRICS[term.metric].asks for term in config.objective.values() if term.is_said}
+        asked = {
+            ANSWER_METRICS[term.metric].asks for term in config.objective.values() if term.is_said and not term.task
+        }
         judges = {judge.model for question, judge in self._rules.judges.items() if question in asked}
         alike = all(same_shape(bunch.chat_source.reference, judge, tokenizers) for judge in judges)
         self._judging: Engine = (
@@ -50,30 +53,32 @@ class VllmSpeaker:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> dict[str, list[Verdict]]:
-        """What is made of a merge's answers.
+    def __call__(self, point: Point, terms: Sequence[Spoken]) -> dict[str, Score]:
+        """What is made of all that a merge says.
 
         Args:
             point: the merge.
-            terms: on kinds of the rows.
-            rows: kind -> rows.
+            terms: with the rows or the task of each.
 
         Raises:
             EngineDiedError: an engine died three times.
         """
+        said = [term for term in terms if isinstance(term, SaidTerm)]
+        tasks = [term for term in terms if isinstance(term, TaskTerm)]
+        rows = said_rows(said)
         merge = Contestant("merge", "winner", point.coefficients, point.settings)
 
         def use(_: Named) -> None:
             use_merge(self.engine, self._config, self._bunch, self._space, point.coefficients, point.settings)
 
-        def verdicts() -> dict[str, list[Verdict]]:
+        def scores() -> dict[str, Score]:
             limit = self._config.data.max_answer_tokens
             answers = answers_of(self.engine, use, [merge], rows, limit, lambda _: None)
-            return verdicts_on(self._judging, terms, rows, answers, self._rules)[merge.name]
+            found = ask_tasks(tasks, self.engine)  # judges may take the merge's place afterwards
+            verdicts = verdicts_on(self._judging, [term.asked for term in said], rows, answers, self._rules)
+            return said_scores(said, verdicts[merge.name]) | {term.name: term.score(found[term.name]) for term in tasks}
 
-        return asked_again(verdicts)
+        return asked_again(scores)
 
 
 def _beside(settings: EngineConfig) -> EngineConfig:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from datagen.errors import ConfigError
 from optimizer.objective.answer_terms import AnswerTerm
+from optimizer.objective.task_terms import TaskTerm
 from optimizer.report.result import ALIGNMENT
 from optimizer.report.tables import heading
 
@@ -17,7 +18,7 @@ _ALSO = {"safety": ALIGNMENT}
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound on a term's rate.
+    """A bound on a term's rate or value.
 
     Attributes:
         term: name of the term.
@@ -39,7 +40,7 @@ class Gate:
         return rate >= self.bound if self.least else rate <= self.bound
 
 
-def parse_gate(text: str, terms: Sequence[AnswerTerm]) -> Gate:
+def parse_gate(text: str, terms: Sequence[AnswerTerm | TaskTerm]) -> Gate:
     """A gate as `TERM >= NUMBER` or `TERM <= NUMBER`.
 
     Args:
@@ -59,9 +60,10 @@ def parse_gate(text: str, terms: Sequence[AnswerTerm]) -> Gate:
     known |= {name: name for name in names}
     if found["term"] not in known:
         raise ConfigError(f"--require: there is no term {found['term']!r}; the terms are {', '.join(names)}")
-    bound = float(found["bound"])
-    if bound > 1:
+    bound, name = float(found["bound"]), known[found["term"]]
+    # What a task comes to may be no rate.
+    if bound > 1 and not any(isinstance(term, TaskTerm) for term in terms if term.name == name):
         raise ConfigError(
             f"--require: a rate is 0 to 1, but {text!r} asks for {bound:g}; write {bound / 100:g} for {bound:g} %"
         )
-    return Gate(known[found["term"]], found["sign"] == ">=", bound)
+    return Gate(name, found["sign"] == ">=", bound)

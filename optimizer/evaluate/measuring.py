@@ -1,20 +1,30 @@
 """Models answer, their answers are judged, rates are held against other models' and against gates."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import bootstrap
 
 from datagen.data_config import SAFETY_KINDS
 from datagen.engines.base import Engine, open_engine
+from datagen.engines.local import LocalEngine
 from datagen.progress import Bar
+from optimizer.evaluate.gates import Gate
 from optimizer.evaluate.plan import Plan
-from optimizer.evaluate.result import EvaluatedRow, Evaluation, GateResult, Lead
+from optimizer.evaluate.result import EvaluatedRow, Evaluation, GateResult, Lead, Value
 from optimizer.evaluate.subjects import Subject
 from optimizer.evaluation import answers_of, estimate, rights, verdicts_on
 from optimizer.objective.answer_terms import AnswerTerm
-from optimizer.paired import Outcomes, paired_differences, score, significance
+from optimizer.objective.task_terms import ask_tasks
+from optimizer.paired import AT_ONCE, RESAMPLES, Outcomes, paired_differences, score, significance
 from optimizer.report.result import SCORE, Difference, Estimate
 from optimizer.run import versions
+
+if TYPE_CHECKING:
+    from optimizer.harness.measuring import Found
 
 
 def evaluate(plan: Plan, engine: Engine | None = None) -> Evaluation:
@@ -36,34 +46,71 @@ def evaluate(plan: Plan, engine: Engine | None = None) -> Evaluation:
         def use(subject: Subject) -> None:
             subject.use(opened, basis.engine, basis.tokenizers, stack)
 
+        found: dict[str, dict[str, Found]] = {}
         with Bar("answering", len(plan.subjects)) as bar:
-            answers = answers_of(opened, use, plan.subjects, plan.tests, basis.max_answer_tokens, bar.advance)
+
+            def on_model(name: str) -> None:
+                found[name] = _asked(plan, opened)
+                bar.advance(name)
+
+            answers = answers_of(opened, use, plan.subjects, plan.tests, basis.max_answer_tokens, on_model)
         verdicts = verdicts_on(opened, plan.terms, plan.tests, answers, basis.rules)
-    return _measured(plan, {name: rights(own) for name, own in verdicts.items()})
+    return _measured(plan, {name: rights(own) for name, own in verdicts.items()}, found)
 
 
-def _measured(plan: Plan, outcomes: Mapping[str, Outcomes]) -> Evaluation:
+def _asked(plan: Plan, engine: Engine) -> "dict[str, Found]":
+    """What the model in use comes to in the tasks."""
+    if not plan.tasks:
+        return {}
+    if not isinstance(engine, LocalEngine):
+        raise TypeError(f"tasks must be asked of an engine that takes token ids, but {type(engine).__name__} does not")
+    return ask_tasks(plan.tasks, engine)
+
+
+def _measured(
+    plan: Plan, verdicts: Mapping[str, Mapping[str, Sequence[bool]]], found: "Mapping[str, Mapping[str, Found]]"
+) -> Evaluation:
+    """Rates, leads and gates.
+
+    Args:
+        verdicts: model -> term -> outcomes of its answers.
+        found: model -> task -> what it came to.
+    """
+    plain = [term.name for term in plan.tasks if all(_is_plain(own[term.name]) for own in found.values())]
+    outcomes = {
+        name: {**own, **{task: [value == 1 for value in found[name][task].each] for task in plain}}
+        for name, own in verdicts.items()
+    }
+    values = {
+        name: {task: _value(one, plan.basis.seed) for task, one in own.items() if task not in plain}
+        for name, own in found.items()
+    }
     model, *others = (subject.name for subject in plan.subjects)
     held = {name: outcomes[name] for name in others}
-    differences = paired_differences(outcomes[model], held, plan.weights, plan.basis.seed, plan.faults)
+    rated = bool(outcomes[model])
+    differences = paired_differences(outcomes[model], held, plan.weights, plan.basis.seed, plan.faults) if rated else {}
     rows = [
         _row(plan, subject, outcomes[subject.name], outcomes[model], differences.get(subject.name, {}))
         for subject in plan.subjects
     ]
-    rates = rows[0].metrics
+    rows = [row.model_copy(update={"values": values[row.model]}) for row in rows]
     return Evaluation(
-        data=str(plan.folder),
-        terms=[term.written for term in plan.terms],
+        data=str(plan.folder or ""),
+        terms=[term.written for term in plan.every],
         rows=rows,
-        gates=[
-            GateResult(gate=gate.written, rate=rates[gate.term], passed=gate.passes(rates[gate.term].value))
-            for gate in plan.gates
-        ],
+        gates=[_held(gate, rows[0]) for gate in plan.gates],
         engine=plan.basis.engine,
         max_answer_tokens=plan.basis.max_answer_tokens,
         seed=plan.basis.seed,
         versions=versions(),
     )
+
+
+def _held(gate: Gate, row: EvaluatedRow) -> GateResult:
+    """What becomes of a gate."""
+    rate, value = row.metrics.get(gate.term), row.values.get(gate.term)
+    measured = row.values[gate.term].value if rate is None else rate.value
+    return GateResult(gate=gate.written, rate=rate, value=value, passed=gate.passes(measured))
 
 
 def _row(
@@ -81,13 +128,28 @@ def _row(
         model=subject.name,
         reference=subject.reference,
         metrics=metrics,
-        score=score({term: one.value for term, one in metrics.items()}, plan.weights, plan.faults),
+        score=score({term: one.value for term, one in metrics.items()}, plan.weights, plan.faults) if metrics else None,
         topics={term.name: _by_topic(plan, term, own) for term in plan.terms if term.kind in SAFETY_KINDS},
         against={
             term: Lead(**difference.model_dump(), p=None if term == SCORE else significance(model[term], own[term]))
             for term, difference in differences.items()
         },
     )
+
+
+def _is_plain(found: "Found") -> bool:
+    """Whether every doc is right or wrong."""
+    return bool(found.each) and all(value in (0, 1) for value in found.each)
+
+
+def _value(found: "Found", seed: int) -> Value:
+    """A value with its interval, if it is a mean over docs."""
+    if len(found.each) < 2:
+        return Value(value=found.value, rows=found.rows)
+    ends: Any = bootstrap(
+        (np.array(found.each),), np.mean, n_resamples=RESAMPLES, batch=AT_ONCE, method="percentile", rng=seed
+    ).confidence_interval
+    return Value(value=found.value, low=float(ends.low), high=float(ends.high), rows=found.rows)
 
 
 def _by_topic(plan: Plan, term: AnswerTerm, outcomes: Outcomes) -> dict[str, Estimate]:

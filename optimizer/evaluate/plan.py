@@ -15,8 +15,9 @@ from optimizer.evaluate.gates import Gate, parse_gate
 from optimizer.evaluate.subjects import Subject, is_run, subjects_of
 from optimizer.evaluation import Tests, read_test, weights_of
 from optimizer.loading import load_config
-from optimizer.objective.answer_terms import AnswerTerm, parse_terms
+from optimizer.objective.answer_terms import AnswerTerm, check_names, parse_terms
 from optimizer.objective.answers import Rules
+from optimizer.objective.task_terms import TaskTerm, is_task, open_task, parse_task
 from optimizer.trials import run_config
 
 #: Tokens of a prompt and its answer, and of an answer, where no config says.
@@ -75,20 +76,27 @@ class Plan:
         tests: kind -> rows.
         weights: of the terms in the score.
         gates: that the model must pass.
+        tasks: of lm-eval's, on the docs that it would take.
     """
 
     basis: Basis
     subjects: Sequence[Subject]
-    folder: Path
+    folder: Path | None
     terms: Sequence[AnswerTerm]
     tests: Tests
     weights: Mapping[str, float]
     gates: Sequence[Gate]
+    tasks: Sequence[TaskTerm] = ()
+
+    @property
+    def every(self) -> list[AnswerTerm | TaskTerm]:
+        """Terms of both sorts."""
+        return [*self.terms, *self.tasks]
 
     @property
     def faults(self) -> list[str]:
         """Names of the terms of which less is better."""
-        return [term.name for term in self.terms if term.is_fault]
+        return [term.name for term in self.every if term.is_fault]
 
     @property
     def judges(self) -> list[VerdictConfig]:
@@ -116,18 +124,48 @@ def plan(
     subjects = subjects_of([model, *against], loaded.bunch.models() if loaded else {})
     basis = Basis.of(loaded) if loaded else Basis.fitting(subjects[0])
     folder = data or (loaded.test_folder if loaded else None)
-    if folder is None:
-        raise ConfigError("--data: a model or a recipe has no test rows of its own; name a folder, or a --config")
-    kinds = _kinds(folder)
-    chosen = parse_terms(terms or _searched(loaded, kinds) or kinds, kinds)
+    written = [one for one in terms if not is_task(one)]
+    if not terms or written:
+        if folder is None:
+            raise ConfigError("--data: a model or a recipe has no test rows of its own; name a folder, or a --config")
+        kinds = _kinds(folder)
+        chosen = parse_terms(written or _searched(loaded, kinds) or kinds, kinds)
+    else:
+        folder, chosen = None, []
     _check(chosen, basis.rules)
-    gates = [parse_gate(one, chosen) for one in require]
-    tests = read_test(folder, list(dict.fromkeys(term.kind for term in chosen)), basis.rows, basis.seed)
+    tasks = _tasks(terms, loaded, basis)
+    check_names([*chosen, *tasks])
+    gates = [parse_gate(one, [*chosen, *tasks]) for one in require]
+    tests = {}
+    if folder is not None:
+        tests = read_test(folder, list(dict.fromkeys(term.kind for term in chosen)), basis.rows, basis.seed)
     for term in chosen:
         term.check(tests[term.kind])
     given = weights_of(loaded.objective) if loaded and not terms else {}
-    weights = {term.name: given.get(term.name, 1.0) for term in chosen}
-    return Plan(basis, subjects, folder, chosen, tests, weights, gates)
+    weights = {term.name: given.get(term.name, 1.0) for term in chosen} | {term.name: term.weight for term in tasks}
+    return Plan(basis, subjects, folder, chosen, tests, weights, gates, tasks)
+
+
+def _tasks(written: Sequence[str], config: Config | None, basis: Basis) -> list[TaskTerm]:
+    """The tasks that are written, or else those of a config's objective."""
+    most = None if basis.rows == sys.maxsize else basis.rows
+    found = []
+    if written:
+        parsed = [(one, *parse_task(one)) for one in written if is_task(one)]
+        for one, name, task in parsed:
+            limited = task.model_copy(update={"examples": task.examples or most})
+            found.append(open_task(name, 1.0, limited, "test", one))
+    elif config is not None:
+        for name, term in config.objective.items():
+            if term.task:
+                limited = term.asked_task.model_copy(update={"examples": most})
+                found.append(open_task(name, term.weight, limited, "test", f"objective.{name}"))
+    if found and basis.engine.kind == "server":
+        raise ConfigError(
+            f"{found[0].written}: a task of lm-eval's is asked by token ids, which a server does not take; set "
+            f"engine.kind=vllm or engine.kind=transformers"
+        )
+    return found
 
 
 def _config(model: str, config: Path | None, overrides: Sequence[str]) -> Config | None:
@@ -162,7 +200,7 @@ def _kinds(folder: Path) -> list[str]:
 def _searched(config: Config | None, kinds: Sequence[str]) -> list[str]:
     """Those of the kinds that a config's objective measures, in its order."""
     objective = {} if config is None else config.objective
-    return [kind for kind in dict.fromkeys(term.kind or name for name, term in objective.items()) if kind in kinds]
+    return [kind for kind in dict.fromkeys(term.kind_of(name) for name, term in objective.items()) if kind in kinds]
 
 
 def _check(terms: Sequence[AnswerTerm], rules: Rules) -> None:

@@ -18,6 +18,22 @@ class Lead(Difference):
     p: Unit | None
 
 
+class Value(Frozen):
+    """What a model comes to in a task whose docs are not each right or wrong.
+
+    Attributes:
+        value: as lm-eval tells it.
+        low: lower end of the 95 % interval of a bootstrap over docs; none if the metric is no mean over them.
+        high: upper end.
+        rows: how many docs it was measured on.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    rows: int
+
+
 class EvaluatedRow(Frozen):
     """One model.
 
@@ -25,7 +41,8 @@ class EvaluatedRow(Frozen):
         model: its name.
         reference: what it was named by.
         metrics: term -> rate.
-        score: the weighted mean of the rates, 1 - rate for those of which less is better.
+        values: term -> value, of terms that are no rates.
+        score: the weighted mean of the rates, 1 - rate for those of which less is better; none without rates.
         topics: of terms on unsafe and borderline rows: term -> topic -> rate.
         against: the evaluated model minus this one, by term and of the `score`; empty for the evaluated model itself.
     """
@@ -33,7 +50,8 @@ class EvaluatedRow(Frozen):
     model: str
     reference: str
     metrics: dict[str, Estimate]
-    score: Unit
+    values: dict[str, Value] = {}
+    score: Unit | None
     topics: dict[str, dict[str, Estimate]]
     against: dict[str, Lead]
 
@@ -43,12 +61,14 @@ class GateResult(Frozen):
 
     Attributes:
         gate: what was required.
-        rate: what it was held against.
-        passed: whether the rate keeps the bound.
+        rate: what it was held against; none if that is no rate.
+        value: what it was held against instead.
+        passed: whether that keeps the bound.
     """
 
     gate: str
-    rate: Estimate
+    rate: Estimate | None
+    value: Value | None = None
     passed: bool
 
 
@@ -56,7 +76,7 @@ class Evaluation(Frozen):
     """An evaluation.
 
     Attributes:
-        data: folder of the rows.
+        data: folder of the rows; empty if all terms are tasks.
         terms: as they are written for `--terms`.
         rows: the evaluated model, then those it is held against.
         gates: in the order in which they were required.

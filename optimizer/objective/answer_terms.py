@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from datagen.data_config import SAFETY_KINDS
 from datagen.errors import ConfigError, DataError
@@ -77,16 +77,37 @@ def parse_terms(written: Iterable[str], kinds: Sequence[str]) -> list[AnswerTerm
     Raises:
         ConfigError: a kind or metric is unknown, an option is none of its metric, or two terms share a name.
     """
-    found: dict[str, AnswerTerm] = {}
-    for one in written:
-        term = _parse(one, kinds)
+    found = [_parse(one, kinds) for one in written]
+    check_names(found)
+    return found
+
+
+class Written(Protocol):
+    """A term of any sort."""
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+
+    @property
+    def written(self) -> str:
+        """As the command line takes it."""
+
+
+def check_names(terms: Iterable[Written]) -> None:
+    """Refuses terms that share a name.
+
+    Raises:
+        ConfigError: two do.
+    """
+    found: dict[str, Written] = {}
+    for term in terms:
         if term.name in found:
             raise ConfigError(
                 f"a term must have a name of its own, but {found[term.name].written!r} and {term.written!r} share one; "
                 f"write {GRAMMAR} with another name"
             )
         found[term.name] = term
-    return list(found.values())
 
 
 def _parse(written: str, kinds: Sequence[str]) -> AnswerTerm:

@@ -8,9 +8,7 @@ from datagen.rows import Row
 from optimizer.objective.answer_terms import AnswerTerm
 from optimizer.objective.answers import Verdict
 from optimizer.objective.scores import Score
-
-#: (terms, kind -> rows) -> term -> verdicts: lets a merge answer, and judges what it says.
-Speak = Callable[[Sequence[AnswerTerm], Mapping[str, Sequence[Row]]], Mapping[str, Sequence[Verdict]]]
+from optimizer.objective.task_terms import TaskTerm
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,27 @@ class SaidTerm:
         return self.asked.name
 
 
-def said_scores(terms: Sequence[SaidTerm], speak: Speak) -> dict[str, Score]:
-    """Every term's score: its loss is what is lacking in value.
+#: What a merge must speak for.
+Spoken = SaidTerm | TaskTerm
 
-    Args:
-        terms: those of a kind ask its first rows, as many as each has.
-        speak: answers and judges; asked once, for all terms together.
-    """
+#: Lets a merge speak for terms, and scores what it says.
+Speak = Callable[[Sequence[Spoken]], Mapping[str, Score]]
+
+
+def said_rows(terms: Sequence[SaidTerm]) -> dict[str, Sequence[Row]]:
+    """Kind -> the rows that are asked: those of the term that has most, since all begin with the first."""
     rows: dict[str, Sequence[Row]] = {}
     for term in terms:
         rows[term.asked.kind] = max(rows.get(term.asked.kind, ()), term.rows, key=len)
-    verdicts = speak([term.asked for term in terms], rows)
+    return rows
+
+
+def said_scores(terms: Sequence[SaidTerm], verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, Score]:
+    """Every term's score: its loss is what is lacking in value.
+
+    Args:
+        verdicts: by term, on the `said_rows`.
+    """
     found = {}
     for term in terms:
         own = verdicts[term.name][: len(term.rows)]

@@ -20,17 +20,19 @@ from transformers import PreTrainedTokenizerBase
 
 from datagen.batches import Batch, Encoded, pack, pad
 from datagen.chat import Message, answer_ids
-from datagen.errors import DataError
+from datagen.errors import ConfigError, DataError
 from datagen.rows import Row, read_rows
 from optimizer.config import Config, TermConfig
 from optimizer.engines.outputs import Measure, Outputs
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.engines.teachers import Teacher, Teachers
+from optimizer.harness.task import Split
 from optimizer.objective.answer_terms import AnswerTerm
 from optimizer.objective.answers import ANSWER_METRICS
 from optimizer.objective.metrics import METRICS, Metric
-from optimizer.objective.said import SaidTerm
+from optimizer.objective.said import SaidTerm, Spoken
 from optimizer.objective.scores import Score, Scores
+from optimizer.objective.task_terms import TaskTerm, open_task
 
 #: Blocks of an objective; fewer if a term has fewer examples.
 BLOCKS = 16
@@ -159,7 +161,7 @@ class Objective:
     """
 
     terms: Sequence[Term]
-    said: Sequence[SaidTerm] = ()
+    said: Sequence[Spoken] = ()
 
     def only(self, terms: Collection[str]) -> Self:
         """The objective without the other terms."""
@@ -170,9 +172,14 @@ class Objective:
         )
 
     @property
-    def every(self) -> list[Term | SaidTerm]:
+    def every(self) -> list[Term | Spoken]:
         """Terms of both sorts."""
         return [*self.terms, *self.said]
+
+    @property
+    def shares(self) -> list[Term | Spoken]:
+        """Terms that have a share of right answers."""
+        return [term for term in self.every if not isinstance(term, TaskTerm) or term.is_share]
 
     @property
     def names(self) -> list[str]:
@@ -209,25 +216,21 @@ class Objective:
 
     def loss(self, scores: Scores) -> float:
         """The weighted mean of the losses of the terms that were scored: what is minimised; 0 if none was."""
-        return self._mean({name: score.loss for name, score in scores.items()})
+        return _mean(self.every, {name: score.loss for name, score in scores.items()})
 
     def exact(self, scores: Scores) -> float:
         """The weighted mean of the shares of right answers of the terms that were scored, 0 to 1."""
-        return self._mean({name: score.exact for name, score in scores.items()})
+        return _mean(self.shares, {name: score.exact for name, score in scores.items()})
 
     def exact_error(self, scores: Scores) -> float:
         """The standard error of `exact`, each term's share smoothed by half a hit and half a miss."""
-        scored = {term.name: term.weight for term in self.every if term.name in scores}
+        scored = {term.name: term.weight for term in self.shares if term.name in scores}
         variance = 0.0
         for name, weight in scored.items():
             rows = scores[name].rows
             share = (scores[name].exact * rows + 0.5) / (rows + 1)
             variance += (weight / sum(scored.values())) ** 2 * share * (1 - share) / rows
         return math.sqrt(variance)
-
-    def _mean(self, values: Mapping[str, float]) -> float:
-        known = [(term.weight, values[term.name]) for term in self.every if term.name in values]
-        return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known) if known else 0.0
 
     def step_batch(self, picks: Sequence[int], multipliers: Sequence[float] = ()) -> Step:
         """One example per term, and how their losses become one.
@@ -247,6 +250,12 @@ class Objective:
         return sum(term.weight for term in self.terms)
 
 
+def _mean(terms: Sequence[Term | Spoken], values: Mapping[str, float]) -> float:
+    """The weighted mean of the terms' values; 0 if there are none."""
+    known = [(term.weight, values[term.name]) for term in terms if term.name in values]
+    return sum(weight * value for weight, value in known) / sum(weight for weight, _ in known) if known else 0.0
+
+
 def load_objective(
     config: Config, split: str, tokenizer: PreTrainedTokenizerBase, only: Sequence[str] = ()
 ) -> Objective:
@@ -259,6 +268,7 @@ def load_objective(
 
     Raises:
         DataError: the split is `test`, which no search may see, or a term has no rows.
+        ConfigError: a constraint is about a task that has no share of right answers.
     """
     if split == "test":
         raise DataError("the objective must not see the test split, but was asked for it; use `validation` to select")
@@ -266,7 +276,11 @@ def load_objective(
     folder = config.data_folder / split
     return Objective(
         [_term(folder, name, term, tokenizer) for name, term in chosen.items() if not term.is_said],
-        [_said(folder, name, term) for name, term in chosen.items() if term.is_said],
+        [
+            _task(config, split, name, term) if term.task else _said(folder, name, term)
+            for name, term in chosen.items()
+            if term.is_said
+        ],
     )
 
 
@@ -283,6 +297,18 @@ def _said(folder: Path, name: str, term: TermConfig) -> SaidTerm:
     rows = _rows(folder / f"{kind}.jsonl")[: term.examples]
     asked.check(rows)
     return SaidTerm(term.weight, asked, rows)
+
+
+def _task(config: Config, split: str, name: str, term: TermConfig) -> TaskTerm:
+    part: Split = "search" if split == "search" else "validation"
+    found = open_task(name, term.weight, term.asked_task, part, f"objective.{name}")
+    held = [one.name for one in config.constraints() if one.term == name]
+    if held and not found.is_share:
+        raise ConfigError(
+            f"search.constraints: {held[0]!r} must be about a share of right answers, but {found.metric!r} of "
+            f"{term.task} is none; name another metric of it, or drop the constraint"
+        )
+    return found
 
 
 def _term(folder: Path, name: str, term: TermConfig, tokenizer: PreTrainedTokenizerBase) -> Term:

@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from datagen.errors import ConfigError
 from datagen.frozen import Frozen
@@ -20,8 +20,8 @@ _NORMALIZED = ("ties", "dare_ties", "linear")
 #: Layers that share a coefficient -> our word for it.
 _GROUPS = {0: "model", 1: "layer"}
 
-#: Keys that say how tasks are evaluated.
-_OF_TASKS = ("limit", "num_fewshot", "shuffle", "apply_chat_template", "fewshot_as_multiturn")
+#: How a search goes that has nothing but tasks: as theirs does, by what every trial says.
+_BY_TASKS = {"sampler": "cmaes", "answers": {"when": "trial"}}
 
 
 class _Genome(Frozen):
@@ -55,9 +55,19 @@ class _Genome(Frozen):
         return self
 
 
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Task(Frozen):
+    name: str
+    weight: float = Field(1.0, gt=0)
+    metric: str = "acc,none"
+
+
 class _Evolve(Frozen):
     genome: _Genome
-    tasks: list[Any] = []
+    tasks: list[Annotated[_Task, BeforeValidator(_named)]] = []
     limit: int | None = None
     num_fewshot: int | None = None
     shuffle: bool = False
@@ -96,8 +106,13 @@ def read_evolve(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError(describe(error, _Evolve)) from error
     bunch, notes = _bunch(evolve.genome)
     merge, more = _merge(evolve.genome)
-    notes += more + _tasks(evolve, theirs, bool(ours.get("objective")))
-    return _over({"bunch": bunch, "merge": merge}, ours), notes
+    objective, some = _tasks(evolve)
+    values = _over({"bunch": bunch, "merge": merge} | ({"objective": objective} if objective else {}), ours)
+    terms = (values.get("objective") or {}).values()
+    if objective and all(isinstance(term, Mapping) and term.get("task") for term in terms):
+        values["search"] = _over(_BY_TASKS, values.get("search") or {})
+        some.append("search: every trial is asked, and CMA-ES suggests them; add a term on your data for a descent")
+    return values, [*notes, *more, *some]
 
 
 def _bunch(genome: _Genome) -> tuple[dict[str, Any], list[str]]:
@@ -150,20 +165,23 @@ def _normalize(genome: _Genome, method: Method, notes: list[str]) -> dict[str, A
     return {"parameters": {"normalize": wanted}}
 
 
-def _tasks(evolve: _Evolve, given: Mapping[str, Any], has_objective: bool) -> list[str]:
-    """What becomes of the benchmark tasks."""
+def _tasks(evolve: _Evolve) -> tuple[dict[str, Any], list[str]]:
+    """The tasks as terms of the objective."""
     if not evolve.tasks:
-        return []
-    if not has_objective:
-        raise ConfigError(
-            "tasks: benchmark tasks cannot be terms of the objective; replace them by terms on your data, such as "
-            "objective.safety.kind=unsafe objective.NAME=1"
-        )
-    names = [str(task.get("name") if isinstance(task, Mapping) else task) for task in evolve.tasks]
-    notes = [f"tasks: {', '.join(names)} replaced by the terms of objective"]
-    if settings := [key for key in _OF_TASKS if key in given]:
-        notes.append(f"{', '.join(settings)}: gone with the tasks")
-    return notes
+        return {}, []
+    shared: dict[str, Any] = {"chat": evolve.apply_chat_template, "multiturn": evolve.fewshot_as_multiturn}
+    notes = [f"tasks: objective {', '.join(task.name for task in evolve.tasks)}"]
+    if evolve.limit is not None:
+        shared["examples"] = evolve.limit
+        notes.append(f"limit: examples {evolve.limit} of each task, others for validation")
+    if evolve.num_fewshot is not None:
+        shared["num_fewshot"] = evolve.num_fewshot
+        notes.append(f"num_fewshot: num_fewshot {evolve.num_fewshot} of each task")
+    notes.append("shuffle: docs are always drawn from a task's training split, by a fixed seed")
+    terms = {
+        task.name: {"task": task.name, "weight": task.weight, "metric": task.metric} | shared for task in evolve.tasks
+    }
+    return terms, notes
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

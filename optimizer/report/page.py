@@ -30,6 +30,7 @@ def write_report(path: Path, result: Result) -> None:
         mean_accuracy=mean_accuracy,
         points=points,
         score=SCORE,
+        spoken=any(trial.said for trial in result.trials),
         export_command=export_command,
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
     )

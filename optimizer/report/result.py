@@ -95,6 +95,20 @@ class Sample(Frozen):
     answers: dict[str, str]
 
 
+class SaidScore(Frozen):
+    """What a trial came to in a term that it had to speak for, on the validation split.
+
+    Attributes:
+        loss: the term's.
+        share: of right answers; none of a task whose metric is no share.
+        rows: how many examples it was asked.
+    """
+
+    loss: float
+    share: Unit | None
+    rows: int
+
+
 class TrialRow(Frozen):
     """One finished trial.
 
@@ -111,6 +125,7 @@ class TrialRow(Frozen):
         seconds: that it took.
         objectives: named losses on the validation split that are minimised side by side; empty if there is but one.
         front: whether no other trial is at least as good in all of these and better in one.
+        said: what it came to in terms on what merges say; empty if it was not let speak.
     """
 
     study: str
@@ -125,6 +140,7 @@ class TrialRow(Frozen):
     seconds: float
     objectives: dict[str, float] = {}
     front: bool = False
+    said: dict[str, SaidScore] = {}
 
 
 class CoefficientTable(Frozen):

@@ -1,18 +1,15 @@
 """What evaluates a study's trials: one engine, wherever it runs. All that goes in and comes out is plain data."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from datagen.errors import EngineDiedError
-from datagen.rows import Row
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Coefficients
-from optimizer.objective.answer_terms import AnswerTerm
-from optimizer.objective.answers import Verdict
-from optimizer.objective.said import Speak, said_scores
+from optimizer.objective.said import Speak, Spoken
 from optimizer.objective.scores import Scores
 from optimizer.search.descent import DescentState
 from optimizer.search.domain import Point
@@ -22,17 +19,14 @@ from optimizer.search.sampler import Stretch
 
 
 class Speaker(Protocol):
-    """Lets any merge answer, and judges what it says."""
+    """Lets any merge speak, and scores what it says."""
 
-    def __call__(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> Mapping[str, Sequence[Verdict]]:
-        """Verdicts by term.
+    def __call__(self, point: Point, terms: Sequence[Spoken]) -> Scores:
+        """Scores by term.
 
         Args:
             point: the merge.
-            terms: on kinds of the rows.
-            rows: kind -> rows.
+            terms: with the rows or the task of each.
 
         Raises:
             EngineDiedError: what answers died of it, however often it was started again.
@@ -97,7 +91,7 @@ class Evaluator:
     def answered(self, point: Point) -> Scores | str:
         """Scores of what a merge says to the validation rows, or the last words of an engine that died of it."""
         try:
-            return said_scores(self.problem.validation.said, self._speaking(point))
+            return self._speaking(point)(self.problem.validation.said)
         except EngineDiedError as error:
             return str(error)
 
@@ -110,7 +104,7 @@ class Evaluator:
             return measured, {}
         checks = self.problem.validation.scores(self.engine)
         if speak and finite(checks):
-            checks |= said_scores(self.problem.validation.said, speak)
+            checks |= speak(self.problem.validation.said)
         return measured, checks
 
     def _speaking(self, point: Point) -> Speak:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
-from optimizer.objective.said import Speak, said_scores
+from optimizer.objective.said import Speak
 from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import Block, Objective
 from optimizer.search.racing import first_beating, projected
@@ -176,7 +176,9 @@ class Measuring:
                 return Measured(_merged(seen), projected(np.array(values), beating), values, WORSE)
         scores = _merged(parts)
         if speak is not None and self.search.said:
-            scores |= said_scores(self.search.said, speak)
+            scores |= speak(self.search.said)
+            if not finite(scores):
+                return Measured(scores, given_up=DIVERGED)
         return Measured(scores, self.values(scores), values)
 
     def settled(self, measured: Measured, done: Sequence[FrozenTrial]) -> Measured:

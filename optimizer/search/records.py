@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,6 +34,19 @@ def scores_of(trial: FrozenTrial, split: str) -> dict[str, Score]:
         split: `SEARCH` or `VALIDATION`.
     """
     return {term: Score(**values) for term, values in trial.user_attrs[split].items()}
+
+
+def answers_in(attributes: Mapping[str, Any]) -> dict[int, dict[str, Score]]:
+    """What a study remembers of trials that were let speak after the search: number -> scores.
+
+    Args:
+        attributes: the study's; of a trial that an engine died of there are but its last words.
+    """
+    return {
+        int(key.removeprefix(ANSWERS)): {name: Score(**values) for name, values in told.items()}
+        for key, told in attributes.items()
+        if key.startswith(f"{ANSWERS} ") and isinstance(told, dict)
+    }
 
 
 def validation_scores(trial: FrozenTrial) -> dict[str, Score]:

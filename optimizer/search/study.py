@@ -1,7 +1,7 @@
 """Whole studies: run to their end, and the winner chosen."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -13,7 +13,7 @@ from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import Objective
 from optimizer.search.domain import Domain, Point
 from optimizer.search.plans import refining_plan, search_plan
-from optimizer.search.records import ANSWERS, NAME, SEARCH, VALIDATION, plain, scores_of
+from optimizer.search.records import ANSWERS, NAME, SEARCH, VALIDATION, answers_in, plain, scores_of
 from optimizer.search.running import Running, Task, run_all
 from optimizer.search.sampler import STEPS
 from optimizer.search.winners import best_spoken, front, ranked
@@ -30,11 +30,13 @@ class Searched:
         trials: all finished trials in order, those that were given up among them.
         winner: the one chosen by the validation split.
         domain: what its parameters mean.
+        answers: number of a trial that was let speak after the search -> scores of what it said.
     """
 
     trials: Sequence[FrozenTrial]
     winner: FrozenTrial
     domain: Domain
+    answers: Mapping[int, Scores] = field(default_factory=dict)
 
     @property
     def space(self) -> Space:
@@ -105,7 +107,7 @@ def _run(studies: Sequence[Running], before: Sequence[FrozenTrial] = ()) -> list
         among = front(done) if len(problem.goals) > 1 else ()
         order = ranked(done, problem.validation, problem.kept, among, before)
         winner = _best_answering(study.study, study.task, study.plan.domain, order) or order[0]
-        found.append(Searched(done, winner, study.plan.domain))
+        found.append(Searched(done, winner, study.plan.domain, answers_in(study.study.user_attrs)))
     return found
 
 
@@ -170,4 +172,5 @@ def passes(search: Objective, validation: Objective, searched: Searched) -> floa
         sequences += validation.sequences if VALIDATION in trial.user_attrs else 0
     steps = sum(trial.system_attrs.get(STEPS, 0) for trial in searched.trials)
     each = sum(term.sequences / len(term.examples) for term in search.terms)
-    return float(sequences + steps * each * PASSES_PER_STEP) / search.sequences
+    # There may be nothing but terms that a merge must speak for.
+    return float(sequences + steps * each * PASSES_PER_STEP) / max(1, search.sequences)

@@ -73,12 +73,17 @@ def ranked(
 def best_spoken(trials: Sequence[FrozenTrial], said: Objective, answers: Mapping[int, Scores]) -> FrozenTrial:
     """The first of ranked trials whose answers are about as right as the best's.
 
+    Where a task has no share of right answers, its loss decides among these.
+
     Args:
         trials: best first.
         said: the terms that look at what is said.
         answers: trial's number -> their scores.
     """
-    return _about_best(trials, said, lambda trial: answers[trial.number])[0]
+    able = _about_best(trials, said, lambda trial: answers[trial.number])
+    shares = {term.name for term in said.shares}
+    others = said.only([name for name in said.names if name not in shares])
+    return min(able, key=lambda trial: others.loss(answers[trial.number]))
 
 
 def _about_best(

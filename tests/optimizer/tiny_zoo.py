@@ -35,17 +35,20 @@ EXPERTS = ("aligned", "math", "code")
 #: Rows of each kind in a split.
 ROWS = {"search": 12, "validation": 10, "test": 4}
 
-_MODEL = LlamaConfig(
-    vocab_size=VOCABULARY,
-    hidden_size=16,
-    intermediate_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    max_position_embeddings=32,
-    initializer_range=0.3,  # so that tokens differ in likelihood
-    tie_word_embeddings=False,
-)
+_MODEL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.3,  # so that tokens differ in likelihood
+    "tie_word_embeddings": False,
+}
+
+#: Changes with which vLLM runs them on a CPU.
+FOR_VLLM = {"head_dim": 32}
 
 _TEMPLATE = "{% for turn in messages %}{{ 'Q' + turn.content if turn.role == 'user' else turn.content }}{% endfor %}"
 
@@ -75,15 +78,17 @@ class TinyZoo:
 
     Args:
         folder: that gets models and data.
+        changes: to the models' config.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:
         self.folder = folder
         torch.manual_seed(0)
-        base = AutoModelForCausalLM.from_config(_MODEL, dtype=torch.float32).eval()
+        shape = LlamaConfig(**_MODEL | changes)
+        base = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
         speaker = tokenizer(VOCABULARY, _TEMPLATE)
         for name in ("base", *EXPERTS):
-            model = AutoModelForCausalLM.from_config(_MODEL, dtype=torch.float32).eval()
+            model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
             model.load_state_dict(base.state_dict())
             if name != "base":
                 for parameter in model.parameters():

@@ -4,21 +4,20 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
 import pytest
 
-from datagen.rows import Row
 from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.banks import bank_of, space_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.executors.inline import InlineExecutor
-from optimizer.objective.answer_terms import AnswerTerm
-from optimizer.objective.answers import Verdict
+from optimizer.objective.said import Spoken
+from optimizer.objective.scores import Score
 from optimizer.objective.terms import load_objective
 from optimizer.search.domain import Point
 from optimizer.search.evaluating import Evaluator
@@ -75,14 +74,12 @@ class Struck:
         self._speaker, self._rng = speaker, random.Random(0)
         self.blows = 0
 
-    def __call__(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> dict[str, list[Verdict]]:
+    def __call__(self, point: Point, terms: Sequence[Spoken]) -> dict[str, Score]:
         pid = self._speaker.engine.pid
         if self.blows < 10 and pid is not None:
             self.blows += 1
             threading.Timer(self._rng.uniform(0, 0.2), os.kill, [pid, signal.SIGKILL]).start()
-        return self._speaker(point, terms, rows)
+        return self._speaker(point, terms)
 
 
 def test_a_study_whose_engine_is_killed_ten_times_is_as_undisturbed(task: Task, speaker: VllmSpeaker) -> None:

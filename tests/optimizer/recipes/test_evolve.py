@@ -19,6 +19,8 @@ GENOME: dict[str, Any] = {
 }
 TASKS = [{"name": "spanish_hindi", "weight": 1.0}, "arc_easy"]
 OBJECTIVE = {"safety": {"kind": "unsafe"}}
+_TERM = {"weight": 1.0, "metric": "acc,none", "chat": True, "multiturn": True, "examples": 10}
+TERMS = {name: {"task": name} | _TERM for name in ("spanish_hindi", "arc_easy")}
 QUESTIONS = {"prompt": "p", "topics": ["t"], "ask": 1, "keep": 1}
 DATA = {"generator": "g", "guard": {"model": "m"}, "unsafe": QUESTIONS, "domains": {"math": QUESTIONS}}
 
@@ -34,7 +36,7 @@ def test_genome_becomes_bunch_and_merge() -> None:
     assert values == {
         "bunch": {"base": "org/llama", "experts": experts},
         "merge": {"method": "dare_ties", "groups": "layer", "parameters": {"normalize": True}},
-        "objective": OBJECTIVE,
+        "objective": TERMS | OBJECTIVE,
     }
     assert notes == [
         "genome.models: bunch.experts Aligned-1-5, math",
@@ -45,8 +47,9 @@ def test_genome_becomes_bunch_and_merge() -> None:
         "density: stays at merge.parameters.density (default 1); it is not searched with the weights",
         "genome.allow_negative_weights: replaced by search.bound, so coefficients may be negative",
         "genome.tokenizer_source: replaced; the merged model takes the aligned model's tokenizer",
-        "tasks: spanish_hindi, arc_easy replaced by the terms of objective",
-        "limit: gone with the tasks",
+        "tasks: objective spanish_hindi, arc_easy",
+        "limit: examples 10 of each task, others for validation",
+        "shuffle: docs are always drawn from a task's training split, by a fixed seed",
     ]
 
 
@@ -89,15 +92,33 @@ def test_what_cannot_be_had_is_refused_by_name(genome: dict[str, Any], message: 
     assert "\n" not in str(caught.value)
 
 
-def test_tasks_must_be_replaced() -> None:
-    with pytest.raises(ConfigError, match="tasks: benchmark tasks cannot be terms of the objective; replace them"):
-        mapped(objective=None)
+def test_tasks_alone_are_searched_by_what_every_trial_says() -> None:
+    values, notes = mapped(objective=None)
+    assert values["objective"] == TERMS
+    assert values["search"] == {"sampler": "cmaes", "answers": {"when": "trial"}}
+    assert notes[-1].startswith("search: every trial is asked, and CMA-ES suggests them")
+
+
+def test_a_task_that_is_told_more_is_still_alone() -> None:
+    values, _ = mapped(objective={"arc_easy": {"include_path": "mine"}})
+    assert values["objective"]["arc_easy"] == TERMS["arc_easy"] | {"include_path": "mine"}
+    assert values["search"]["answers"] == {"when": "trial"}
+
+
+def test_tasks_are_told_how_they_are_asked() -> None:
+    task = {"name": "gsm8k", "weight": 2, "metric": "exact_match,strict-match"}
+    told = {"num_fewshot": 3, "apply_chat_template": False, "fewshot_as_multiturn": False}
+    values, _ = read_evolve({"genome": GENOME, "tasks": [task], **told, "objective": {"gsm8k": {"weight": 5}}})
+    wanted = {"metric": "exact_match,strict-match", "num_fewshot": 3, "chat": False, "multiturn": False}
+    assert values["objective"] == {"gsm8k": {"task": "gsm8k", "weight": 5} | wanted}
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"random_init": True}, "random_init: not supported"),
+        ({"tasks": [{"nam": "x"}]}, r"tasks\.0\.name: this key must be set; tasks\.0\.nam: unknown key; did you mean"),
+        ({"tasks": [{"name": "x", "weight": -1}]}, r"tasks\.0\.weight: .*greater than 0"),
         ({"limt": 1}, "limt: unknown key; did you mean 'limit'"),
         ({"serch": {}}, "serch: unknown key; did you mean 'search'"),
     ],
@@ -130,14 +151,24 @@ def test_a_file_is_loaded_with_overrides_on_top(evolve_file: Path, capsys: pytes
     assert config.bunch.aligned == "Aligned-1-5"
     assert config.bunch.models() == {"base": "org/llama", "Aligned-1-5": "org/Aligned-1.5", "math": "org/math@v1"}
     assert (config.merge.method, config.merge.groups, config.objective["math"].weight) == ("dare_ties", "module", 2)
-    assert "tasks: spanish_hindi, arc_easy replaced by the terms of objective\n" in capsys.readouterr().out
+    assert (config.objective["arc_easy"].task, config.objective["arc_easy"].metric) == ("arc_easy", "acc")
+    assert (config.objective["arc_easy"].filter, config.objective["arc_easy"].chat) == ("none", True)
+    assert (config.search.sampler, config.search.answers.when) == ("descent", "winner")
+    assert "tasks: objective spanish_hindi, arc_easy\n" in capsys.readouterr().out
+
+
+def test_a_file_with_tasks_alone_is_loaded(evolve_file: Path) -> None:
+    config = load_config(evolve_file, [ROLE])
+    assert all(term.is_said for term in config.objective.values())
+    assert (config.search.sampler, config.search.answers.when) == ("cmaes", "trial")
+    assert config.kinds == ["unsafe", "math"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["objective.math=1"], "exactly one expert must have `role: aligned`"),
-        ([ROLE], r"evolve\.yml: tasks: benchmark tasks cannot be terms"),
+        ([ROLE, "objective.arc_easy.kind=math"], r"objective\.arc_easy\.kind: a task of lm-eval's has no such thing"),
         ([ROLE, "objective.math=1", "data.generatr=x"], r"data\.generatr: unknown key; did you mean 'generator'"),
     ],
 )

@@ -1,6 +1,8 @@
 """Merges that speak within a search: who is asked, what answers decide, and trials that an engine dies of."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from datagen.chat import prompt_ids, user
-from datagen.errors import EngineDiedError, EngineError
+from datagen.errors import BunchError, EngineDiedError, EngineError
 from datagen.rows import Row
 from optimizer.config import Config
-from optimizer.objective.answer_terms import AnswerTerm
 from optimizer.objective.answers import Verdict
+from optimizer.objective.said import SaidTerm, said_rows, said_scores
+from optimizer.objective.scores import Score
 from optimizer.search.domain import Point
 from optimizer.search.records import GIVEN_UP, LAST_WORDS, NAME, SEARCH, VALIDATION, whole
 from optimizer.search.running import Task
@@ -31,16 +34,16 @@ class Greedy:
         self._tokenizer = zoo.bunch.chat_source.tokenizer()
         self.asked: list[int] = []
 
-    def __call__(
-        self, point: Point, terms: Sequence[AnswerTerm], rows: Mapping[str, Sequence[Row]]
-    ) -> Mapping[str, Sequence[Verdict]]:
+    def __call__(self, point: Point, terms: Sequence[SaidTerm]) -> dict[str, Score]:
+        rows = said_rows(terms)
         self.asked.append(sum(map(len, rows.values())))
         self._engine.apply(point.coefficients, point.settings)
         found = {}
         for term in terms:
-            said = [self._says(row) for row in rows[term.kind]]
-            found[term.name] = [Verdict.of(s == row.answer) for s, row in zip(said, rows[term.kind], strict=True)]
-        return found
+            kind = term.asked.kind
+            said = [self._says(row) for row in rows[kind]]
+            found[term.name] = [Verdict.of(s == row.answer) for s, row in zip(said, rows[kind], strict=True)]
+        return said_scores(terms, found)
 
     def _says(self, row: Row) -> str:
         prompt = prompt_ids(self._tokenizer, user(row.question))
@@ -54,7 +57,7 @@ class Dying(Greedy):
         super().__init__(zoo, config)
         self._dies = dies
 
-    def __call__(self, *given: Any) -> Mapping[str, Sequence[Verdict]]:
+    def __call__(self, *given: Any) -> dict[str, Score]:
         found = super().__call__(*given)
         if len(self.asked) - 1 in self._dies:
             raise EngineDiedError("the engine died: out of luck", -9, "out of luck")
@@ -73,8 +76,7 @@ def own_answers(searched: Searched, zoo: TinyZoo) -> dict[int, float]:
     (term,) = task.problem.validation.said
     found = {}
     for trial in whole(searched.trials):
-        verdicts = speaker(searched.domain.point(trial.params), [term.asked], {"math": term.rows})
-        found[trial.number] = sum(one.right for one in verdicts["sums"]) / len(term.rows)
+        found[trial.number] = speaker(searched.domain.point(trial.params), [term])["sums"].exact
     return found
 
 
@@ -137,6 +139,31 @@ def test_a_trial_that_its_engine_dies_of_is_failed_and_the_study_ends(tiny_zoo: 
         assert trial.user_attrs[GIVEN_UP] == "failed"
         assert "out of luck" in trial.user_attrs[LAST_WORDS]
         assert trial.number != searched.winner.number
+
+
+class Rambling(Greedy):
+    """One that says what has no finite loss in some calls."""
+
+    def __init__(self, zoo: TinyZoo, config: Config, when: Sequence[int]) -> None:
+        super().__init__(zoo, config)
+        self._when = when
+
+    def __call__(self, *given: Any) -> dict[str, Score]:
+        found = super().__call__(*given)
+        lost = len(self.asked) - 1 in self._when
+        return {name: replace(score, loss=math.inf) if lost else score for name, score in found.items()}
+
+
+def test_a_trial_whose_words_have_no_finite_loss_is_given_up(tiny_zoo: TinyZoo) -> None:
+    task, _ = task_of(tiny_zoo, "trial", pruning=0)
+    config = tiny_zoo.config(Path("run"), objective=SAYS)
+    searched = run_study("study", speaking(task, Rambling(tiny_zoo, config, [4, 7])))
+    lost = [trial for trial in searched.trials if GIVEN_UP in trial.user_attrs]
+    # Each trial speaks for the search rows and for the validation rows; one that is lost by the first not again.
+    assert [(trial.number, trial.user_attrs[GIVEN_UP]) for trial in lost] == [(2, "diverged"), (4, "diverged")]
+    assert all(trial.value is not None and math.isfinite(trial.value) for trial in searched.trials)
+    with pytest.raises(BunchError, match="must have finite losses"):
+        run_study("first", speaking(task, Rambling(tiny_zoo, config, [0])))
 
 
 def test_a_merge_that_cannot_be_asked_does_not_win(tiny_zoo: TinyZoo) -> None:

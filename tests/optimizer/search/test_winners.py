@@ -4,10 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer.harness.task import TaskConfig
 from optimizer.objective.constraints import Constraint
+from optimizer.objective.scores import Score
+from optimizer.objective.task_terms import TaskTerm
 from optimizer.objective.terms import Objective, Term
 from optimizer.search.records import validation_scores
-from optimizer.search.winners import best_so_far, front, ranked
+from optimizer.search.winners import best_so_far, best_spoken, front, ranked
 from tests.optimizer.search.trials import finished_trial
 
 
@@ -49,6 +52,30 @@ def test_choice_under_constraints_by_hand() -> None:
     assert ranked(trials[1:], terms, [too_much])[0].number == 2, "the least short of what none reaches"
     low = Constraint("safety", 0.5, "")
     assert ranked(trials, terms, [kept, low])[0].number == 2, "of two constraints on one term both hold"
+
+
+def spoken(name: str, is_share: bool) -> TaskTerm:
+    return TaskTerm(name, 1.0, TaskConfig(task=name), "validation", 100, "m,none", not is_share, is_share, "")
+
+
+@pytest.mark.parametrize(
+    ("terms", "wanted"),
+    [
+        (["right"], 0),  # the first of those whose share is about the best
+        (["right", "long"], 1),  # of these the one of lowest loss where there is no share
+        (["long"], 2),
+    ],
+)
+def test_the_best_spoken_by_hand(terms: list[str], wanted: int) -> None:
+    said = Objective((), [spoken(name, name == "right") for name in terms])
+    told = [(0.90, 12.0), (0.91, 11.0), (0.50, 10.0)]
+    answers = {
+        number: {"right": Score(1 - share, share, 100), "long": Score(loss, 0.0, 100)}
+        for number, (share, loss) in enumerate(told)
+    }
+    trials = [finished_trial(number, 0.1) for number in answers]
+    own = {number: {name: scores[name] for name in terms} for number, scores in answers.items()}
+    assert best_spoken(trials, said, own).number == wanted
 
 
 def test_the_best_so_far_misses_least() -> None:
