@@ -16,16 +16,16 @@ import optuna
 import pytest
 import torch
 import yaml
-from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import Objective
-from optimizer.search import storage
+from optimizer.search import tables
 from optimizer.search.records import GIVEN_UP, LOSS, NAME, SEARCH, VALIDATION, lacking, validation_scores, whole
 from optimizer.search.sampler import LEG, STEPS
+from optimizer.search.storage import StudyStorage
 from optimizer.search.study import PASSES_PER_STEP, Searched, passes, run_study
 from tests.optimizer.tiny_zoo import EXPERTS, ROWS, TinyZoo, engine_of
 from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
@@ -326,16 +326,16 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
             [
                 (optuna.trial.Trial, "set_constraint", 2),
                 (optuna.trial.Trial, "set_user_attr", 3),
-                (storage, "distribution_to_json", 40),
+                (tables, "distribution_to_json", 40),
                 (optuna.trial.Trial, "_suggest", 40),
             ],
         ),
         (
             SWEEP,
             [
-                (_CachedStorage, "create_new_trial", 3),
+                (StudyStorage, "claim", 3),
                 (ScoringEngine, "gradient", 20),
-                (optuna.Study, "ask", 1),
+                (StudyStorage, "keep", 2),
                 (optuna.Study, "tell", 2),
             ],
         ),
