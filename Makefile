@@ -35,6 +35,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.reaching
 	$(BIN)/python -m benchmarks.trading
 	$(BIN)/python -m benchmarks.answering
+	$(BIN)/python -m benchmarks.scale
 
 # The documented schemas of what is written as JSON, from the code that writes it.
 schema: $(INSTALLED)
@@ -59,4 +60,4 @@ install-cpu:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 install-gpu:
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt -e '.[gpu,lm-eval,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt -e '.[gpu,lm-eval,ray,postgres,dev]'

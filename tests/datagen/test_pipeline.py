@@ -103,7 +103,9 @@ def test_data_that_was_killed_in_every_stage_is_byte_identical(demo: Path, tmp_p
 
 @pytest.mark.slow
 def test_two_workers_of_a_cluster_write_the_same_bytes(demo: Path, tmp_path: Path) -> None:
-    chunks = ["engine.chunk=300"]  # so that there is something to be shared out
+    # Few questions, in small chunks, so that there is something to be shared out.
+    asked = ["unsafe", "borderline", *(f"domains.{one}" for one in ("numbers", "medicine", "finance"))]
+    chunks = ["engine.chunk=40", *(f"data.{one}.ask=120" for one in asked)]
     for name, more in (("one", []), ("two", ["--executor", "ray", "--workers", "2"])):
         done = goodbunch("datagen", DEMO_CONFIG, f"vars.zoo={demo}/zoo", *chunks, "--out", tmp_path / name, *more)
         assert done.returncode == 0, done.stderr

@@ -22,7 +22,9 @@ from optimizer.search.sharing import DRIVER, Driver
 from optimizer.search.storage import open_shared
 from optimizer.search.study import Searched, run_study
 from tests.optimizer.tiny_zoo import TinyZoo
-from tests.postgres import Postgres
+from tests.postgres import Postgres, is_installed, postgres
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="needs PostgreSQL: apt-get install postgresql")
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "tpe": {"sampler": "tpe", "black_box": {"trials": 14, "patience": 0}},
@@ -136,8 +138,6 @@ def test_a_trial_that_was_taken_for_abandoned_is_not_told_twice(tiny_zoo: TinyZo
 
 @pytest.mark.parametrize("joins", [False, True])
 def test_the_database_may_be_away_for_a_while(tiny_zoo: TinyZoo, joins: bool) -> None:
-    from tests.postgres import postgres
-
     with postgres() as server:
         tasks = [shared(tiny_zoo, SEARCHES["tpe"], server.url, False, "away/")]
         tasks += [shared(tiny_zoo, SEARCHES["tpe"], server.url, True, "away/")] if joins else []

@@ -18,6 +18,7 @@ from optimizer.search.storage import StudyStorage, open_storage
 RANGES = {"x": FloatDistribution(-1, 1), "y": FloatDistribution(0, 5)}
 
 
+@pytest.mark.slow
 class TestOptunasContract(StorageTestCase):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> StudyStorage:
