@@ -31,7 +31,7 @@ PARETO = "search.pareto={alignment: [safety, borderline], expertise: [numbers, m
 
 #: Evaluations of NSGA-II, examples per term for it and the sweep, and what a sweep does for a tenth of its cost.
 NSGA, EXAMPLES = 250, 64
-SWEEP = ("search.descent.steps=240", "search.descent.trials=1", "search.descent.sweep.steps=40")
+SWEEP = ("search.descent.steps=208", "search.descent.trials=1", "search.descent.sweep.steps=36")
 
 
 def constrained(recipe: str, seed: int) -> dict[str, Any]:
