@@ -27,6 +27,7 @@ from optimizer.recipes.into_space import recipe_points
 from optimizer.report.result import MAIN, REFINED, SaidScore, TrialRow
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
+from optimizer.search.plans import search_plan
 from optimizer.search.problem import Problem
 from optimizer.search.records import (
     GIVEN_UP,
@@ -119,10 +120,11 @@ def run_all_studies(
     # Only now: a search that is refused must not change what the trials that are there were made with.
     if driver is None or not driver.joins:
         write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
-    with Bar("trials", 0) as bar:
+    plans = [search_plan(task.problem, space, recipes, given) for task in tasks.values()]
+    with Bar("trials", sum(plan.total for plan in plans)) as bar:
         found = run_studies({name: replace(task, on_trial=_told(bar, name)) for name, task in tasks.items()})
     if config.search.refine:
-        with Bar(f"trials of {REFINED}", 0) as bar:
+        with Bar(f"trials of {REFINED}", 1 + config.search.refine.trials) as bar:
             refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED)), found[MAIN])
         found = {MAIN: found[MAIN], REFINED: refined} | found
     return found
@@ -187,11 +189,8 @@ def costs(found: Mapping[str, Searched], terms: Mapping[str, Terms]) -> dict[str
 
 def _told(bar: Bar, study: str) -> OnTrial:
     """Tells a bar that studies share of one study's trials."""
-    known = 0
 
-    def on_trial(_: int, total: int, trial: FrozenTrial, best: FrozenTrial) -> None:
-        nonlocal known
-        bar.total, known = bar.total + total - known, total
+    def on_trial(_: int, __: int, trial: FrozenTrial, best: FrozenTrial) -> None:
         told = trial.user_attrs.get(GIVEN_UP) or f"loss {trial.user_attrs[LOSS]:.4f}"
         bar.advance(f"{study}: {told}, best {best.user_attrs[LOSS]:.4f}")
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datagen.chat import Message
 from datagen.cluster import Cluster
 from datagen.config import EngineConfig
-from datagen.engines.base import Candidates, Engine, open_engine
+from datagen.engines.base import open_engine
 from datagen.engines.child import Answer
+from datagen.engines.elsewhere import EngineElsewhere
 from datagen.engines.process import TRIES
 from datagen.errors import EngineDiedError, GoodbunchError
 
@@ -35,7 +35,7 @@ class EngineActor:
             return Answer(error=error)
 
 
-class RayEngine(Engine):
+class RayEngine(EngineElsewhere):
     """An engine on a worker.
 
     Args:
@@ -62,24 +62,6 @@ class RayEngine(Engine):
         self._model = ""
         self._ask("use", model)
         self._model = model
-
-    def write(  # noqa: D102
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seeds: Sequence[int] | None = None,
-        schema: Mapping[str, Any] | None = None,
-    ) -> list[str]:
-        said: list[str] = self._ask(
-            "write", conversations, max_tokens=max_tokens, temperature=temperature, seeds=seeds, schema=schema
-        )
-        return said
-
-    def first_tokens(self, conversations: Sequence[Sequence[Message]], tokens: int) -> list[list[Candidates]]:  # noqa: D102
-        heard: list[list[Candidates]] = self._ask("first_tokens", conversations, tokens)
-        return heard
 
     def close(self) -> None:  # noqa: D102
         if self._actor is not None:

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from datagen.chat import Message
 from datagen.config import EngineConfig
-from datagen.engines.base import Candidates, Engine
+from datagen.engines.base import Engine
 from datagen.engines.child import Answer
+from datagen.engines.elsewhere import EngineElsewhere
 from datagen.engines.local import Likelihood, LoadingEngine, Pair, in_use
 from datagen.engines.vllm import VllmEngine
 from datagen.engines.words import last_words, tail
@@ -39,7 +39,7 @@ _PROGRAM = "from datagen.engines.child import main; main()"
 _VLLM = partial(VllmEngine, quiet=False)
 
 
-class EngineProcess(LoadingEngine):
+class EngineProcess(EngineElsewhere, LoadingEngine):
     """An engine in a process of its own, which ends with this one, however this one ends.
 
     A call during which it dies raises `EngineDiedError`; nothing of it is kept, and the next `use` or `prepare` starts
@@ -84,24 +84,6 @@ class EngineProcess(LoadingEngine):
 
     def load(self, function: Callable[..., Iterator[tuple[str, torch.Tensor]]], *arguments: Any) -> None:  # noqa: D102
         self._ask("load", function, *arguments)
-
-    def write(  # noqa: D102
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seeds: Sequence[int] | None = None,
-        schema: Mapping[str, Any] | None = None,
-    ) -> list[str]:
-        said: list[str] = self._ask(
-            "write", conversations, max_tokens=max_tokens, temperature=temperature, seeds=seeds, schema=schema
-        )
-        return said
-
-    def first_tokens(self, conversations: Sequence[Sequence[Message]], tokens: int) -> list[list[Candidates]]:  # noqa: D102
-        heard: list[list[Candidates]] = self._ask("first_tokens", conversations, tokens)
-        return heard
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:  # noqa: D102
