@@ -18,14 +18,9 @@ from optimizer.search.storage import StudyStorage, open_storage
 RANGES = {"x": FloatDistribution(-1, 1), "y": FloatDistribution(0, 5)}
 
 
-@pytest.mark.slow
 class TestOptunasContract(StorageTestCase):
-    @pytest.fixture
-    def storage(self, tmp_path: Path) -> StudyStorage:
-        return open_storage(tmp_path / "study.db")
+    """Where others write, too: the same, and more to look up."""
 
-
-class TestOptunasContractWhereOthersWrite(StorageTestCase):
     @pytest.fixture
     def storage(self, tmp_path: Path) -> StudyStorage:
         return StudyStorage(open_storage(tmp_path / "study.db").database, shared=True)
