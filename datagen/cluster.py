@@ -105,6 +105,7 @@ def _connected(wanted: Workers) -> tuple[Any, bool]:
                 ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 ray.init(
+                    address="local",  # else it would join whatever cluster was begun here last
                     num_cpus=max(wanted.count * wanted.cpus, os.cpu_count() or 1),
                     include_dashboard=False,
                     log_to_driver=False,

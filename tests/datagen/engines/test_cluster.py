@@ -76,3 +76,16 @@ class _Deadly:
 
     def __reduce__(self) -> object:
         return os._exit, (1,)
+
+
+def test_a_cluster_of_ones_own_is_begun_beside_another() -> None:
+    import ray
+    from ray.cluster_utils import Cluster as Other
+
+    ray.shutdown()  # this process may be in one at a time
+    other = Other(initialize_head=True, head_node_args={"num_cpus": 777, "include_dashboard": False})
+    try:
+        with Cluster(Workers(1), 1) as ours:
+            assert ours.ray.cluster_resources()["CPU"] != 777
+    finally:
+        other.shutdown()
