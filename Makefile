@@ -36,6 +36,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.trading
 	$(BIN)/python -m benchmarks.answering
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.workers
 
 # The documented schemas of what is written as JSON, from the code that writes it.
 schema: $(INSTALLED)
