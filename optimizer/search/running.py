@@ -188,14 +188,18 @@ class Running:
         trials = self._trials()
         suggests = self.plan.suggests
         if not isinstance(suggests, Descending):
-            self._left.remove(left)
-            self.study.sampler = suggests.sampler(self.plan.domain, left.number)
-            return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
+            return self._evaluating(
+                self._taken_up(left, suggests.sampler(self.plan.domain, left.number)), _done(trials)
+            )
         if NAME not in left.user_attrs and STATE not in left.system_attrs:
             return self._descending(left, trials, suggests)
+        return self._evaluating(self._taken_up(left, suggests.sampler(())), _done(trials))
+
+    def _taken_up(self, left: FrozenTrial, sampler: BaseSampler) -> Trial:
+        """A trial that an earlier run left unfinished, with who suggests what it lacks."""
         self._left.remove(left)
-        self.study.sampler = suggests.sampler(())
-        return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
+        self.study.sampler = sampler
+        return Trial(self.study, left._trial_id)
 
     def _descending(self, left: FrozenTrial | None, trials: Sequence[FrozenTrial], suggests: Descending) -> Work | None:
         """A stretch, or the trial that one has led to.
@@ -210,9 +214,7 @@ class Running:
             if left is None:
                 like = f"leg {ahead[0].number} step {ahead[1].step}"
                 return self._evaluating(self._asked(lambda _: sampler, like, 1), _done(trials))
-            self._left.remove(left)
-            self.study.sampler = sampler
-            return self._evaluating(Trial(self.study, left._trial_id), _done(trials))
+            return self._evaluating(self._taken_up(left, sampler), _done(trials))
         under_way = {stretch.number for stretch in self._stretching.values()}
         for stretch in suggests.sampler(limits).stretches(trials):
             if stretch.number not in under_way:
@@ -376,7 +378,6 @@ def _meant() -> Iterator[None]:
         for message in (
             "The constraint value is ignored because",  # a killed run told it already
             "Fixed parameter .* is out of range",  # a merge by name may lie outside of what is searched
-            "Heartbeat of storage is supposed to be used",  # drivers give their own signs of life
             "Constraints have been set, but",  # CMA-ES and the like: such a trial is given up for them all the same
         ):
             warnings.filterwarnings("ignore", message=message)

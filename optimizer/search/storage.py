@@ -33,11 +33,10 @@ PATIENCE, _PAUSE = 180.0, 1.0
 #: Oldest server that is known to do.
 _POSTGRES = (12,)
 
-T = TypeVar("T")
-
-
 #: Seconds after which it is looked up anew what other drivers did.
 _STALE = 0.5
+
+T = TypeVar("T")
 
 
 class _Patient(RDBStorage):
@@ -294,9 +293,7 @@ class StudyStorage(InMemoryStorage):
                 if trial_id in self._own and before is not None:
                     if state == TrialState.FAIL:
                         failed.append(trial_id)
-                elif before is None or (
-                    not before.state.is_finished() and (state != before.state or not before.params)
-                ):
+                elif before is None or _may_differ(state, before):
                     new.append(trial_id)
             return failed, tables.load(connection, new)
 
@@ -314,7 +311,8 @@ class StudyStorage(InMemoryStorage):
             with self.database.engine.begin() as connection:
                 return work(connection)
 
-        return _patiently(transact)()
+        # A file that cannot be written, as on a full disk, will not come back by itself.
+        return _patiently(transact)() if self.shared else transact()
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to open the same database."""
