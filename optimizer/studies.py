@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial
 from datagen.errors import ConfigError
 from datagen.files import write_text
 from datagen.progress import Bar
-from optimizer.bunch import Bunch
+from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import OF_TASKS, Config, TermConfig
-from optimizer.engines.banks import open_bank
+from optimizer.engines.banks import open_bank, space_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.executors.base import Executor
 from optimizer.merging.methods import METHODS
@@ -65,6 +65,16 @@ def load_terms(config: Config, bunch: Bunch) -> dict[str, Terms]:
         name: Terms(*(load_objective(config, split, tokenizer, terms) for split in ("search", "validation")))
         for name, terms in studies.items()
     }
+
+
+def open_run(config: Config) -> tuple[Bunch, Space, dict[str, Terms]]:
+    """Models, coefficients and data of a run.
+
+    Raises:
+        GoodbunchError: the bunch does not fit, or a term has no rows.
+    """
+    bunch = open_bunch(config.bunch)
+    return bunch, space_of(bunch, config.merge), load_terms(config, bunch)
 
 
 def problems_of(config: Config, terms: Mapping[str, Terms]) -> dict[str, Problem]:

@@ -25,15 +25,11 @@ class Worker:
 
     def open(self) -> Answer:
         """Opens models and data."""
-        from optimizer.bunch import open_bunch
-        from optimizer.engines.banks import space_of
         from optimizer.engines.speaking import VllmSpeaker
-        from optimizer.studies import evaluators_of, load_terms
+        from optimizer.studies import evaluators_of, open_run
 
         try:
-            bunch = open_bunch(self._config.bunch)
-            space = space_of(bunch, self._config.merge)
-            terms = load_terms(self._config, bunch)
+            bunch, space, terms = open_run(self._config)
             # An engine that nothing asks is never started; one that is ends with this process, however that ends.
             speaker = VllmSpeaker(self._config, bunch, space)
             self._evaluators = evaluators_of(self._config, bunch, space, terms, speaker)
@@ -41,14 +37,9 @@ class Worker:
             return Answer(error=error)
         return Answer()
 
-    def do(self, study: str, method: str, arguments: tuple[Any, ...]) -> Answer:
+    def do(self, work: Work) -> Answer:
         """Calls an evaluator's method."""
         try:
-            return Answer(getattr(self._evaluators[study], method)(*arguments))
+            return Answer(getattr(self._evaluators[work.study], work.method)(*work.arguments))
         except GoodbunchError as error:
             return Answer(error=error)
-
-
-def described(work: Work) -> tuple[str, str, tuple[Any, ...]]:
-    """Arguments of `Worker.do`."""
-    return work.study, work.method, work.arguments

@@ -17,7 +17,7 @@ from datagen.engines.process import TRIES
 from datagen.errors import EngineDiedError, EngineError
 from datagen.progress import console
 from optimizer.config import Config
-from optimizer.executors.actor import Worker, described
+from optimizer.executors.actor import Worker
 from optimizer.executors.base import Executor, Work
 
 #: Seconds without any worker after which it is said what is missing, and between looks at the cluster.
@@ -61,7 +61,7 @@ class RayExecutor(Executor):
 
     def submit(self, work: Work) -> None:  # noqa: D102
         actor = self._idle.pop(0)
-        self._doing[actor.do.remote(*described(work))] = (actor, work)
+        self._doing[actor.do.remote(work)] = (actor, work)
 
     def wait(self) -> list[tuple[Work, Any]]:  # noqa: D102
         while True:
