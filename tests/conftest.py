@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
@@ -16,8 +17,10 @@ from optimizer.report.result import Result, read_result
 from tests.support import CACHE, DEMO_CONFIG, command
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# The demo and the tests beside it get a core each: more threads than cores wait for each other.
+# The demo and the tests beside it get a core each: more threads than cores wait for each other. Torch, which is
+# imported by now, adds in another order with more threads than the processes that these tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # Most tests start processes, whose imports take thrice as long where nothing of them is kept compiled.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "pycache"))
