@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
 
 from benchmarks.measuring import Figure, report
 from datagen.batches import Encoded
@@ -30,7 +29,7 @@ from optimizer.search.measuring import Measured, Standing
 from optimizer.search.plans import search_plan
 from optimizer.search.problem import Problem
 from optimizer.search.running import Running, Task, run_all
-from optimizer.search.storage import open_shared, open_storage
+from optimizer.search.storage import StudyStorage, open_shared, open_storage
 from optimizer.search_config import BlackBoxConfig, SearchConfig
 from tests.postgres import postgres
 
@@ -98,7 +97,7 @@ def _evaluated(point: Point, _: Standing) -> Evaluated:
     return Evaluated(Measured(scores, [loss], blocks), scores, SECONDS)
 
 
-def simulate(storage: BaseStorage, workers: int, sampler: str) -> dict[str, float]:
+def simulate(storage: StudyStorage, workers: int, sampler: str) -> dict[str, float]:
     """One study.
 
     Args:
@@ -125,7 +124,7 @@ def simulate(storage: BaseStorage, workers: int, sampler: str) -> dict[str, floa
 
 
 @contextmanager
-def opened(kind: str) -> Iterator[BaseStorage]:
+def opened(kind: str) -> Iterator[StudyStorage]:
     """An empty storage."""
     if kind == "sqlite":
         with tempfile.TemporaryDirectory() as folder:

@@ -20,10 +20,9 @@ from optimizer.engines.banks import space_of
 from optimizer.executors.cluster import RayExecutor
 from optimizer.report.result import MAIN
 from optimizer.search.plans import search_plan
-from optimizer.search.records import BLOCKS
+from optimizer.search.records import BLOCKS, whole
 from optimizer.search.running import Running, Task, run_all
 from optimizer.search.storage import open_storage
-from optimizer.search.winners import best_so_far
 
 #: Trials of a study, examples of every term, and what two workers' time may be of one's.
 TRIALS, EXAMPLES, SHARE = 200, 32, 0.65
@@ -40,7 +39,7 @@ def studied(bench: Bench, workers: int) -> dict[str, Any]:
         begun = time.perf_counter()
         run_all([study], pool)
         took = time.perf_counter() - begun
-        best = best_so_far(study.done)
+    best = min(whole(study.done), key=lambda trial: trial.values)
     losses = [block[0] for block in best.user_attrs[BLOCKS]]
     return {"seconds": took, "loss": best.value, "error": statistics.stdev(losses) / len(losses) ** 0.5}
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import optuna
 import yaml
 
 from datagen.chat import answer_ids
@@ -32,6 +31,7 @@ from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
 from optimizer.search.problem import Problem
 from optimizer.search.running import Task
+from optimizer.search.storage import open_storage
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"
@@ -100,7 +100,7 @@ class Bench:
         """The config's search in this process, with trials in memory."""
         problem = self.problem()
         return Task(
-            optuna.storages.InMemoryStorage(),
+            open_storage(None),
             problem,
             engine.space,
             InlineExecutor({"": Evaluator(engine, problem, speaker)}),

@@ -7,7 +7,6 @@ from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
@@ -15,9 +14,9 @@ from optimizer.objective.constraints import Constraint
 from optimizer.objective.said import Speak
 from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import Block, Objective
+from optimizer.search.history import History
 from optimizer.search.racing import first_beating, projected
-from optimizer.search.records import BLOCKS, SEARCH, by_source, lacking, scores_of, whole
-from optimizer.search.winners import best_so_far, front
+from optimizer.search.records import BLOCKS, lacking
 
 #: Why a trial is given up.
 WORSE, INFEASIBLE, DIVERGED, FAILED = "worse", "infeasible", "diverged", "failed"
@@ -106,15 +105,13 @@ class Measuring:
         weights = [sum(term.weight for term in part.every) for part in self._parts]
         return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
-    def bounds(self, trials: Sequence[FrozenTrial], own: Mapping[str, Scores] | None = None) -> dict[str, float]:
+    def bounds(self, sources: Mapping[str, Scores]) -> dict[str, float]:
         """Constraint -> least share of right answers.
 
         Args:
-            trials: finished ones, sources among them.
-            own: scores of a source that is no finished trial yet.
+            sources: name -> scores, as far as they are known.
         """
-        known = by_source(trials, SEARCH) if self.constraints else {}
-        return {one.name: one.bound(known | dict(own or {})) for one in self.constraints}
+        return {one.name: one.bound(sources) for one in self.constraints}
 
     def short(self, scores: Scores, bounds: Mapping[str, float]) -> dict[str, float]:
         """Constraint -> by how much it is missed, negative if it is kept, for all terms that were scored."""
@@ -122,8 +119,8 @@ class Measuring:
 
     def standing(
         self,
-        done: Sequence[FrozenTrial],
-        before: Sequence[FrozenTrial] = (),
+        history: History,
+        before: Mapping[str, Scores] | None = None,
         *,
         may_stop: bool = True,
         may_miss: bool = False,
@@ -131,16 +128,16 @@ class Measuring:
         """What the next trial is held against.
 
         Args:
-            done: finished trials.
-            before: trials of an earlier study, among them sources that constraints are held against.
+            history: of the study.
+            before: scores of sources that an earlier study has measured.
             may_stop: whether it may be given up.
             may_miss: whether it is measured on though it misses a constraint.
         """
-        rivals: list[FrozenTrial] = []
-        if may_stop and whole(done):
-            rivals = [best_so_far(done)] if len(self.goals) == 1 else front(done)
-        known = [Rival(trial.user_attrs[BLOCKS], lacking(trial)) for trial in rivals]
-        return Standing(self.bounds([*before, *done]), known, may_stop, may_miss)
+        known: list[Rival] = []
+        if may_stop and history.best is not None:
+            rivals = [history.best] if len(self.goals) == 1 else history.front
+            known = [Rival(trial.user_attrs[BLOCKS], lacking(trial)) for trial in rivals]
+        return Standing(self.bounds({**(before or {}), **history.sources}), known, may_stop, may_miss)
 
     def measure(self, engine: ScoringEngine, standing: Standing, speak: Speak | None = None) -> Measured:
         """Evaluates what is applied: by likelihood, then what it says, if it is still in the race.
@@ -181,23 +178,22 @@ class Measuring:
                 return Measured(scores, given_up=DIVERGED)
         return Measured(scores, self.values(scores), values)
 
-    def settled(self, measured: Measured, done: Sequence[FrozenTrial]) -> Measured:
+    def settled(self, measured: Measured, worst: Scores) -> Measured:
         """What a study is told of a trial: what was not measured is taken to be as bad as the worst that was.
 
         Args:
             measured: as it was evaluated.
-            done: trials that are finished by now.
+            worst: of every term that was ever measured.
         """
         if not measured.given_up:
             return measured
-        worst = self._worst(done)
         if measured.given_up == WORSE:
             return replace(measured, values=self._with_silent(measured.values, worst))
         seen = {
             name: score if isfinite(score.loss) else replace(score, loss=worst[name].loss)
             for name, score in measured.scores.items()
         }
-        return Measured(seen, self.values(worst | seen), [], measured.given_up)
+        return Measured(seen, self.values({**worst, **seen}), [], measured.given_up)
 
     def _with_silent(self, values: Sequence[float], worst: Scores) -> Sequence[float]:
         """Values of a trial that fell behind, with what it would have said."""
@@ -218,15 +214,6 @@ class Measuring:
         wrong = {name: (1 - score.exact) * score.rows / rows[name] for name, score in seen.items()}
         best = {name: replace(score, exact=1 - wrong[name]) for name, score in seen.items()}
         return any(by > 1e-9 for by in self.short(best, bounds).values())
-
-    def _worst(self, done: Sequence[FrozenTrial]) -> dict[str, Score]:
-        """Of every term that was ever measured."""
-        known = [scores_of(trial, SEARCH) for trial in done]
-        return {
-            name: max((one[name] for one in known if name in one), key=lambda score: score.loss)
-            for name in self.search.names
-            if any(name in one for one in known)
-        }
 
 
 def finite(scores: Scores) -> bool:

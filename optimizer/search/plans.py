@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from optimizer.merging.space import Coefficients, Space
+from optimizer.objective.scores import Scores
 from optimizer.objective.terms import Objective
 from optimizer.search import baselines
 from optimizer.search.descent import Descent, DescentState, Stage
 from optimizer.search.domain import Domain, Point
 from optimizer.search.problem import Problem
-from optimizer.search.records import SEARCH, by_source
 from optimizer.search.sampler import GradientSampler, Leg, Stretch
 from optimizer.search.samplers import BlackBox, settings_of
 from optimizer.search.sweep import weightings
@@ -26,12 +25,12 @@ START = "start"
 class Named(Protocol):
     """Merges by name -> the next that is to be tried; none if there is none yet."""
 
-    def __call__(self, taken: Collection[str], done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
+    def __call__(self, taken: Collection[str], sources: Mapping[str, Scores]) -> tuple[str, Coefficients] | None:
         """See the class.
 
         Args:
             taken: names of those that are being tried, or were.
-            done: finished trials.
+            sources: scores of those that were.
         """
 
 
@@ -103,14 +102,13 @@ def search_plan(
     known = {**baselines.parents(space), **baselines.naive(space), **recipes}
     first = [one.source for one in problem.kept if one.source]
 
-    def named(taken: Collection[str], done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
+    def named(taken: Collection[str], sources: Mapping[str, Scores]) -> tuple[str, Coefficients] | None:
         for name in sorted(known, key=lambda name: name not in first):
             if name not in taken:
                 return name, known[name]
-        scores = by_source(done, SEARCH)
-        if baselines.COCKTAIL in taken or any(expert not in scores for expert in space.experts):
+        if baselines.COCKTAIL in taken or any(expert not in sources for expert in space.experts):
             return None
-        losses = {expert: problem.search.loss(scores[expert]) for expert in space.experts}
+        losses = {expert: problem.search.loss(sources[expert]) for expert in space.experts}
         return baselines.COCKTAIL, baselines.lm_cocktail(space, losses, config.cocktail_temperature)
 
     if config.sampler == "descent":
@@ -138,7 +136,7 @@ def refining_plan(
     domain = Domain.around(space, at, refine.width, config.parameters)
     box = BlackBox(refine.sampler, config.seed, domain.parameters(winner.coefficients), refine.sigma)
 
-    def named(taken: Collection[str], done: Sequence[FrozenTrial]) -> tuple[str, Coefficients] | None:
+    def named(taken: Collection[str], sources: Mapping[str, Scores]) -> tuple[str, Coefficients] | None:
         return None if START in taken else (START, winner.coefficients)
 
     return Plan(domain, named, 1, refine.trials, box, patience=config.black_box.patience)
@@ -177,15 +175,14 @@ def legs_of(config: SearchConfig, goals: Sequence[Sequence[str]], space: Space, 
     return legs
 
 
-def limits_of(problem: Problem, done: Sequence[FrozenTrial]) -> list[float | None]:
+def limits_of(problem: Problem, sources: Mapping[str, Scores]) -> list[float | None]:
     """The share of wrong answers that constraints allow each term; none where they say nothing.
 
     Args:
-        done: finished trials, among them the sources that constraints are held against.
+        sources: scores of those that constraints are held against, as far as they are known.
     """
-    known = by_source(done, SEARCH)
     return [
-        min((1 - one.bound(known) for one in problem.kept if one.term == term.name), default=None)
+        min((1 - one.bound(sources) for one in problem.kept if one.term == term.name), default=None)
         for term in problem.search.terms
     ]
 

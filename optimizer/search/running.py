@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study._tell import _tell_with_warning
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from datagen.errors import EngineDiedError
@@ -22,12 +23,12 @@ from optimizer.merging.space import Coefficients, Space
 from optimizer.search import baselines
 from optimizer.search.descent import DescentState
 from optimizer.search.evaluating import Evaluated
+from optimizer.search.history import History
 from optimizer.search.measuring import DIVERGED, FAILED, Measured, check_finite, finite
 from optimizer.search.plans import Descending, Plan, limits_of
 from optimizer.search.problem import Problem
 from optimizer.search.records import (
     BLOCKS,
-    DONE,
     GIVEN_UP,
     LAST_WORDS,
     LOSS,
@@ -36,13 +37,13 @@ from optimizer.search.records import (
     SECONDS,
     VALIDATION,
     VALIDATION_LOSS,
+    by_source,
     plain,
 )
 from optimizer.search.sampler import STATE, Stretch
 from optimizer.search.sharing import DRIVER, Driver
 from optimizer.search.stopping import gains_little
 from optimizer.search.storage import StudyStorage
-from optimizer.search.winners import best_so_far
 
 #: User attribute of a trial: what it shares with its like, of which there may be so many.
 LIKE = "like"
@@ -71,7 +72,7 @@ class Task:
         prefix: of the names of studies, where a storage has those of several runs.
     """
 
-    storage: optuna.storages.BaseStorage
+    storage: StudyStorage
     problem: Problem
     space: Space
     executor: Executor
@@ -108,21 +109,20 @@ class Running:
     def __init__(self, name: str, task: Task, plan: Plan, before: Sequence[FrozenTrial] = ()) -> None:
         self.task, self.plan = task, plan
         self.study = open_study(name, task)
-        self._before = before
+        self._before = by_source(before, SEARCH)
+        self._history = History()
         self._flying: dict[Work, Trial] = {}
         self._stretching: dict[Work, Stretch] = {}
         self._reached: list[tuple[Stretch, DescentState]] = []
-        trials = self._trials()
         self._driver, self._was_late = task.driver, False
-        self._left = [] if task.driver else [trial for trial in trials if trial.state == TrialState.RUNNING]
-        done = _done(trials)
-        for number, known in enumerate(done, 1):
-            task.on_trial(number, plan.total, known, best_so_far(done))
+        self._left = [] if task.driver else [one for one in self._trials() if one.state == TrialState.RUNNING]
+        for number, known in enumerate(self.done, 1):
+            task.on_trial(number, plan.total, known, self._history.best or known)
 
     @property
     def done(self) -> list[FrozenTrial]:
         """Finished trials, in order of number."""
-        return _done(self._trials())
+        return self._look().done
 
     def next(self) -> Work | None:
         """A piece of work that can begin now, and with this call has; none if there is none yet, or any more."""
@@ -131,26 +131,25 @@ class Running:
             self._driver.free_stale(self.study)
         if self._left:
             return self._resumed(self._left[0])
-        trials = self._trials()
-        done, kept = _done(trials), [trial for trial in trials if trial.state != TrialState.FAIL]
-        waited = set(self.plan.first) - {trial.user_attrs.get(NAME) for trial in done}
-        taken = {trial.user_attrs[NAME] for trial in kept if NAME in trial.user_attrs}
-        if (named := self.plan.named(taken, done)) is not None and (not waited or named[0] in waited):
-            return self._evaluating(self._by_name(*named), done)
-        suggestions = sum(NAME not in trial.user_attrs for trial in kept)
-        if waited or suggestions >= self.plan.suggestions or self._has_gained_little(done):
+        history = self._look()
+        waited = set(self.plan.first) - history.sources.keys()
+        if (named := self.plan.named(history.taken, history.sources)) is not None and (
+            not waited or named[0] in waited
+        ):
+            return self._evaluating(self._by_name(*named))
+        if waited or history.suggestions >= self.plan.suggestions or self._has_gained_little:
             return None
         if isinstance(self.plan.suggests, Descending):
-            return self._descending(None, trials, self.plan.suggests)
+            return self._descending(None, self.plan.suggests)
         sampler = partial(self.plan.suggests.sampler, self.plan.domain)
-        return self._evaluating(self._asked(sampler, "suggested", self.plan.suggestions), done)
+        return self._evaluating(self._asked(sampler, "suggested", self.plan.suggestions))
 
     @property
     def waits(self) -> bool:
         """Whether other drivers evaluate trials of it, or were faster a moment ago."""
         if self._driver is None:
             return False
-        return self._was_late or any(trial.state == TrialState.RUNNING for trial in self._trials())
+        return self._was_late or self._look().runs
 
     def owns(self, work: Work) -> bool:
         """Whether a piece of work is this study's."""
@@ -173,27 +172,30 @@ class Running:
         finished = self._told(self._flying.pop(work), result)
         if finished is None:
             return
-        done = self.done
-        self.task.on_trial(len(done), self.plan.total, finished, best_so_far(done))
+        history = self._look()
+        self.task.on_trial(len(history.bests), self.plan.total, finished, history.best or finished)
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _has_gained_little(self, done: Sequence[FrozenTrial]) -> bool:
+    def _look(self) -> History:
+        """What the trials have come to by now."""
+        self._history.update(self._trials())
+        return self._history
+
+    @property
+    def _has_gained_little(self) -> bool:
         patience = self.plan.patience if len(self.task.problem.goals) == 1 else 0
-        return gains_little(done, patience)
+        return gains_little(self._history, patience)
 
     def _resumed(self, left: FrozenTrial) -> Work | None:
         """What is to be done for a trial that an earlier run left unfinished."""
-        trials = self._trials()
         suggests = self.plan.suggests
         if not isinstance(suggests, Descending):
-            return self._evaluating(
-                self._taken_up(left, suggests.sampler(self.plan.domain, left.number)), _done(trials)
-            )
+            return self._evaluating(self._taken_up(left, suggests.sampler(self.plan.domain, left.number)))
         if NAME not in left.user_attrs and STATE not in left.system_attrs:
-            return self._descending(left, trials, suggests)
-        return self._evaluating(self._taken_up(left, suggests.sampler(())), _done(trials))
+            return self._descending(left, suggests)
+        return self._evaluating(self._taken_up(left, suggests.sampler(())))
 
     def _taken_up(self, left: FrozenTrial, sampler: BaseSampler) -> Trial:
         """A trial that an earlier run left unfinished, with who suggests what it lacks."""
@@ -201,22 +203,22 @@ class Running:
         self.study.sampler = sampler
         return Trial(self.study, left._trial_id)
 
-    def _descending(self, left: FrozenTrial | None, trials: Sequence[FrozenTrial], suggests: Descending) -> Work | None:
+    def _descending(self, left: FrozenTrial | None, suggests: Descending) -> Work | None:
         """A stretch, or the trial that one has led to.
 
         Args:
             left: the trial that is meant, if an earlier run left one; by default a new one.
         """
-        limits = limits_of(self.task.problem, [*self._before, *_done(trials)])
+        limits = limits_of(self.task.problem, self._before | self._look().sources)
         if self._reached:
             ahead = self._reached.pop(0)
             sampler = suggests.sampler(limits, ahead)
             if left is None:
                 like = f"leg {ahead[0].number} step {ahead[1].step}"
-                return self._evaluating(self._asked(lambda _: sampler, like, 1), _done(trials))
-            return self._evaluating(self._taken_up(left, sampler), _done(trials))
+                return self._evaluating(self._asked(lambda _: sampler, like, 1))
+            return self._evaluating(self._taken_up(left, sampler))
         under_way = {stretch.number for stretch in self._stretching.values()}
-        for stretch in suggests.sampler(limits).stretches(trials):
+        for stretch in suggests.sampler(limits).stretches(self._trials()):
             if stretch.number not in under_way:
                 work = Work(self.task.study, "advance", (stretch,))
                 self._stretching[work] = stretch
@@ -262,11 +264,7 @@ class Running:
         begun = create_trial(
             state=TrialState.RUNNING, user_attrs=dict(told) | {LIKE: like}, system_attrs=dict(inner or {})
         )
-        storage, study_id = self.task.storage, self.study._study_id
-        if isinstance(storage, StudyStorage):
-            made = storage.claim(study_id, begun, (LIKE, like, most))
-        else:
-            made = storage.create_new_trial(study_id, begun)
+        made = self.task.storage.claim(self.study._study_id, begun, (LIKE, like, most))
         if made is None:
             self._was_late = True
             return None
@@ -274,17 +272,17 @@ class Running:
             self._driver.begin(made)
         return Trial(self.study, made)
 
-    def _evaluating(self, trial: Trial | None, done: Sequence[FrozenTrial]) -> Work | None:
+    def _evaluating(self, trial: Trial | None) -> Work | None:
         """The evaluation of a trial; none if other drivers have begun all there may be."""
         if trial is None:
             return None
-        values = self._suggested(trial)
+        values, history = self._suggested(trial), self._look()
         name = trial.user_attrs.get(NAME)
         standing = self.task.problem.measuring.standing(
-            done,
+            history,
             self._before,
             # What others are held to must be known to the end, and the first trial has nothing to be compared with.
-            may_stop=bool(done) and name not in self._held_against,
+            may_stop=bool(history.bests) and name not in self._held_against,
             # What the sources are worth in each term is asked of them all.
             may_miss=name in baselines.parents(self.task.space),
         )
@@ -294,18 +292,16 @@ class Running:
 
     def _suggested(self, trial: Trial) -> dict[str, float]:
         """A trial's parameters, which from now on are its own."""
-        ranges, storage = self.plan.domain.ranges, self.task.storage
-        if isinstance(storage, StudyStorage):
-            # What is known together is set together; one by one, a thousand are as slow as a small model.
-            known = trial._fixed_params or trial.relative_params
-            storage.set_trial_params(
-                trial._trial_id, {name: value for name, value in known.items() if name in ranges}, ranges
-            )
-            trial = Trial(self.study, trial._trial_id)
-        with _meant():
-            values = {name: trial._suggest(name, one) for name, one in ranges.items()}
-        if isinstance(storage, StudyStorage):
-            storage.keep(trial._trial_id)
+        storage, study, ranges = self.task.storage, self.study, self.plan.domain.ranges
+        begun = storage.get_trial(trial._trial_id)
+        told = begun.params or trial._fixed_params or trial.relative_params
+        # Asked and set by Optuna one by one, a thousand parameters are as slow as a small model.
+        values = {
+            name: told[name] if name in told else study.sampler.sample_independent(study, begun, name, one)
+            for name, one in ranges.items()
+        }
+        storage.set_trial_params(trial._trial_id, values, ranges)
+        storage.keep(trial._trial_id)
         return values
 
     @property
@@ -314,16 +310,18 @@ class Running:
 
     def _tell(self, trial: Trial, result: Evaluated) -> FrozenTrial:
         """Tells the study of an evaluated trial."""
-        done, name = self.done, str(trial.user_attrs.get(NAME, ""))
+        history, name = self._look(), str(trial.user_attrs.get(NAME, ""))
         measuring, measured = self.task.problem.measuring, result.measured
-        if result.words and not done:
+        is_first = not history.bests
+        if result.words and is_first:
             raise EngineDiedError(result.words)
-        if not done or name in self._held_against:
+        if is_first or name in self._held_against:
             check_finite(measured.scores)
-        if not done:
+        if is_first:
             check_finite(result.checks)
-        measured = measuring.settled(measured, done)
-        bounds = measuring.bounds([*self._before, *done], {name: measured.scores} if name else {})
+        measured = measuring.settled(measured, history.worst)
+        own = {name: measured.scores} if name else {}
+        bounds = measuring.bounds(self._before | history.sources | own)
         with _meant():
             for constraint, by in measuring.short(measured.scores, bounds).items():
                 trial.set_constraint(constraint, by)
@@ -344,8 +342,10 @@ class Running:
             }
         for key, value in told.items():
             trial.set_user_attr(key, value)
+        # What `Study.tell` does, but for a copy of the trial, which takes as long as all the rest.
         with _meant():
-            return self.study.tell(trial, list(measured.values))
+            _tell_with_warning(self.study, trial, list(measured.values), None)
+        return self.task.storage.get_trial(trial._trial_id)
 
 
 def run_all(studies: Sequence[Running], executor: Executor) -> None:
@@ -367,17 +367,12 @@ def run_all(studies: Sequence[Running], executor: Executor) -> None:
             next(study for study in studies if study.owns(work)).take(work, result)
 
 
-def _done(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in trials if trial.state in DONE]
-
-
 @contextmanager
 def _meant() -> Iterator[None]:
     """Without Optuna's warnings of what is meant."""
     with warnings.catch_warnings():
         for message in (
             "The constraint value is ignored because",  # a killed run told it already
-            "Fixed parameter .* is out of range",  # a merge by name may lie outside of what is searched
             "Constraints have been set, but",  # CMA-ES and the like: such a trial is given up for them all the same
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -250,7 +250,7 @@ class StudyStorage(InMemoryStorage):
         self._check_study_id(study_id)
 
         def make(connection: Connection) -> tuple[int, int] | None:
-            made = tables.insert_trial(connection, study_id, trial, like)
+            made = tables.insert_trial(connection, study_id, trial, self._studies[study_id].trials, like)
             if made is not None and self.shared:
                 tables.beat(connection, [made[0]])
             return made
@@ -259,6 +259,8 @@ class StudyStorage(InMemoryStorage):
         if made is None:
             with self._lock:
                 self._look(study_id)
+            made = self._transact(make)  # of its like, some may have failed since they were looked at
+        if made is None:
             return None
         with self._lock:
             known = self._studies[study_id].trials
@@ -288,8 +290,9 @@ class StudyStorage(InMemoryStorage):
 
         def read(connection: Connection) -> tuple[list[int], list[FrozenTrial]]:
             failed, new = [], []
-            for number, (trial_id, state) in enumerate(tables.states(connection, study_id)):
-                before = known[number] if number < len(known) else None
+            before_by_id = {trial._trial_id: trial for trial in known if not trial.state.is_finished()}
+            for trial_id, state in tables.states(connection, study_id, known):
+                before = before_by_id.get(trial_id)
                 if trial_id in self._own and before is not None:
                     if state == TrialState.FAIL:
                         failed.append(trial_id)
@@ -323,8 +326,14 @@ class StudyStorage(InMemoryStorage):
         self.__init__(**state)  # type: ignore[misc]
 
 
-def open_storage(path: Path) -> StudyStorage:
-    """SQLite whose finished writes survive a kill at any moment, without waiting for the disk at each of them."""
+def open_storage(path: Path | None) -> StudyStorage:
+    """SQLite whose finished writes survive a kill at any moment, without waiting for the disk at each of them.
+
+    Args:
+        path: of the file; none for a database that ends with this process.
+    """
+    if path is None:
+        return StudyStorage(RDBStorage("sqlite://"))
     path.parent.mkdir(parents=True, exist_ok=True)
     database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
 
@@ -356,7 +365,7 @@ def open_shared(url: str) -> StudyStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; the pin holds them
             database = _Patient(
-                url, engine_kwargs={"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+                url, heartbeat_interval=HEARTBEAT, grace_period=GRACE
             )
     except (ModuleNotFoundError, ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise EngineError(
@@ -373,6 +382,8 @@ def open_shared(url: str) -> StudyStorage:
             f"--storage: {shown} holds tables of another version of Optuna: {str(error).splitlines()[0]} Run `optuna "
             f"storage upgrade --storage URL`, or name an empty database"
         ) from error
+    # One statement for all rows of a trial, where PostgreSQL's driver would send one for each.
+    database.engine.dialect.use_insertmanyvalues_wo_returning = True
     if database.engine.dialect.name == "postgresql":
         version = database.engine.dialect.server_version_info or ()
         if version < _POSTGRES:

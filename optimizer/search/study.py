@@ -12,11 +12,12 @@ from optimizer.merging.space import Coefficients, Space
 from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import Objective
 from optimizer.search.domain import Domain, Point
+from optimizer.search.history import front
 from optimizer.search.plans import refining_plan, search_plan
 from optimizer.search.records import ANSWERS, NAME, SEARCH, VALIDATION, answers_in, plain, scores_of
 from optimizer.search.running import Running, Task, run_all
 from optimizer.search.sampler import STEPS
-from optimizer.search.winners import best_spoken, front, ranked
+from optimizer.search.winners import best_spoken, ranked
 
 #: Of an example: forward, and backward at the price of two.
 PASSES_PER_STEP = 3

@@ -7,14 +7,15 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Column, Connection, Insert, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 STUDIES = models.StudyModel.__table__
 TRIALS = models.TrialModel.__table__
@@ -45,35 +46,37 @@ class Unwritten:
 
 
 def insert_trial(
-    connection: Connection, study_id: int, trial: FrozenTrial, claim: tuple[str, str, int] | None
+    connection: Connection,
+    study_id: int,
+    trial: FrozenTrial,
+    known: Sequence[FrozenTrial],
+    like: tuple[str, str, int] | None,
 ) -> tuple[int, int] | None:
     """Adds a trial, with the next number, unless there are enough of its like.
 
     Args:
         trial: a new one; its number and id are not looked at.
-        claim: user attribute and value that it shares with its like, and how many of them that have not failed there
+        known: the study's first trials, so that only what came after them need be read.
+        like: user attribute and value that it shares with its like, and how many of them that have not failed there
             may be.
 
     Returns:
-        Id and number, or none.
+        Id and number, or none; also if others of its like failed since they were read.
     """
+    key, value, most = like or ("", "", 0)
     # The lock keeps numbers in a row, and two drivers from both taking the last one.
     # SQLite has none but for writing.
     here = STUDIES.c.study_id == study_id
     connection.execute(update(STUDIES).where(here).values(study_name=STUDIES.c.study_name))
-    if claim is not None:
-        key, value, most = claim
-        alike = (
-            select(func.count())
-            .select_from(TRIALS.join(USER, USER.c.trial_id == TRIALS.c.trial_id))
-            .where(TRIALS.c.study_id == study_id, TRIALS.c.state != TrialState.FAIL)
-            .where(USER.c.key == key, USER.c.value_json == json.dumps(value))
-        )
-        if connection.execute(alike).scalar_one() >= most:
+    told = (USER.c.trial_id == TRIALS.c.trial_id) & (USER.c.key == key)
+    asked = select(TRIALS.c.state, USER.c.value_json).select_from(TRIALS.outerjoin(USER, told))
+    new = connection.execute(asked.where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id > _last(known))).all()
+    if like is not None:
+        alike = sum(one.state != TrialState.FAIL and one.user_attrs.get(key) == value for one in known)
+        alike += sum(one.state != TrialState.FAIL and one.value_json == json.dumps(value) for one in new)
+        if alike >= most:
             return None
-    number = connection.execute(
-        select(func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)
-    ).scalar_one()
+    number = len(known) + len(new)
     added = {
         "number": number,
         "study_id": study_id,
@@ -100,18 +103,18 @@ def write(connection: Connection, trial_id: int, trial: FrozenTrial, unwritten: 
             for name in trial.params
             if name in unwritten.params
         ]
-        _replace(connection, PARAMS, PARAMS.c.param_name, unwritten.params, rows)
+        _put(connection, PARAMS, PARAMS.c.param_name, rows)
     for table, names, own in ((USER, unwritten.user, trial.user_attrs), (SYSTEM, unwritten.system, trial.system_attrs)):
         rows = [
             {"trial_id": trial_id, "key": name, "value_json": json.dumps(own[name])} for name in own if name in names
         ]
-        _replace(connection, table, table.c.key, names, rows)
+        _put(connection, table, table.c.key, rows)
     kept = models.TrialIntermediateValueModel
     rows = []
     for step in sorted(unwritten.steps):
         value, kind = kept.intermediate_value_to_stored_repr(trial.intermediate_values[step])
         rows.append({"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind})
-    _replace(connection, STEPS, STEPS.c.step, unwritten.steps, rows)
+    _put(connection, STEPS, STEPS.c.step, rows)
 
 
 def write_values(connection: Connection, trial_id: int, values: Sequence[float] | None) -> None:
@@ -139,10 +142,18 @@ def end(connection: Connection, trial_id: int, state: TrialState, at: datetime |
     return bool(done.rowcount)
 
 
-def states(connection: Connection, study_id: int) -> list[tuple[int, TrialState]]:
-    """Id and state of all trials of a study, by number."""
-    asked = select(TRIALS.c.trial_id, TRIALS.c.state).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.number)
-    return [(row.trial_id, row.state) for row in connection.execute(asked)]
+def states(connection: Connection, study_id: int, known: Sequence[FrozenTrial]) -> list[tuple[int, TrialState]]:
+    """Id and state of a study's trials that are not known, or were not finished.
+
+    Args:
+        known: its first trials.
+    """
+    unfinished = [trial._trial_id for trial in known if not trial.state.is_finished()]
+    asked = select(TRIALS.c.trial_id, TRIALS.c.state)
+    found = list(connection.execute(asked.where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id > _last(known))))
+    for start in range(0, len(unfinished), _AT_ONCE):
+        found += connection.execute(asked.where(TRIALS.c.trial_id.in_(unfinished[start : start + _AT_ONCE])))
+    return [(row.trial_id, row.state) for row in found]
 
 
 def load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
@@ -159,8 +170,8 @@ def beat(connection: Connection, ids: Collection[int]) -> None:
     known = {row.trial_id for row in connection.execute(select(BEATS.c.trial_id).where(BEATS.c.trial_id.in_(ids)))}
     if known:
         connection.execute(update(BEATS).where(BEATS.c.trial_id.in_(known)).values(heartbeat=now))
-    for trial_id in set(ids) - known:
-        connection.execute(insert(BEATS).values(trial_id=trial_id, heartbeat=now))
+    if new := [{"trial_id": trial_id} for trial_id in ids if trial_id not in known]:
+        connection.execute(insert(BEATS).values(heartbeat=now), new)
 
 
 def _load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
@@ -208,17 +219,33 @@ def _load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
     ]
 
 
-def _replace(
-    connection: Connection, table: sqlalchemy.Table, column: Any, names: Collection[Any], rows: list[dict[str, Any]]
-) -> None:
-    """Rows of one trial in place of those of the same names."""
+def _put(connection: Connection, table: sqlalchemy.Table, column: Column[Any], rows: list[dict[str, Any]]) -> None:
+    """Rows of one trial in place of those that are the same in a column."""
     if not rows:
         return
-    names = list(names)
-    for start in range(0, len(names), _AT_ONCE):
-        some = names[start : start + _AT_ONCE]
+    if (upsert := _upsert(connection.dialect.name, table, column)) is not None:
+        connection.execute(upsert, rows)
+        return
+    for start in range(0, len(rows), _AT_ONCE):
+        some = [row[column.name] for row in rows[start : start + _AT_ONCE]]
         connection.execute(delete(table).where(table.c.trial_id == rows[0]["trial_id"], column.in_(some)))
     connection.execute(insert(table), rows)
+
+
+@cache
+def _upsert(dialect: str, table: sqlalchemy.Table, column: Column[Any]) -> Insert | None:
+    """Adds rows or replaces them, where a database can do both at once."""
+    if dialect not in ("postgresql", "sqlite"):
+        return None
+    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    same = [table.c.trial_id, column]
+    new = {one: statement.excluded[one.name] for one in table.c if one not in same and not one.primary_key}
+    return statement.on_conflict_do_update(index_elements=same, set_=new)
+
+
+def _last(known: Sequence[FrozenTrial]) -> int:
+    """Id of the last of some trials; those that are made later have higher ones."""
+    return known[-1]._trial_id if known else -1
 
 
 @lru_cache(maxsize=4096)

@@ -2,29 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 from optuna.trial import FrozenTrial
 
 from optimizer.objective.constraints import Constraint
 from optimizer.objective.scores import Scores
 from optimizer.objective.terms import Objective
-from optimizer.search.records import LOSS, VALIDATION, VALIDATION_LOSS, by_source, lacking, validation_scores, whole
-
-
-def best_so_far(done: Sequence[FrozenTrial]) -> FrozenTrial:
-    """The trial of lowest loss on the search split, among those that miss the constraints least."""
-    return min(whole(done), key=lambda trial: (lacking(trial), trial.user_attrs[LOSS]))
-
-
-def front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The whole trials that no other beats: as good in all objectives and constraints, and better in one of them."""
-    candidates = whole(trials)
-    values = np.array([[lacking(trial), *trial.values] for trial in candidates])
-    return [
-        trial
-        for trial, own in zip(candidates, values, strict=True)
-        if not ((values <= own).all(1) & (values < own).any(1)).any()
-    ]
+from optimizer.search.records import VALIDATION, VALIDATION_LOSS, by_source, validation_scores, whole
 
 
 def ranked(

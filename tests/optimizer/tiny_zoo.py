@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -172,7 +171,7 @@ class TinyZoo:
         )
         engine = engine or self.engine(config)
         return Task(
-            open_storage(storage) if storage else optuna.storages.InMemoryStorage(),
+            open_storage(storage),
             problem,
             engine.space,
             InlineExecutor({"": Evaluator(engine, problem)}),

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import optuna
 import pytest
 
 from optimizer.bunch import Bunch
@@ -24,6 +23,7 @@ from optimizer.search.evaluating import Evaluator
 from optimizer.search.problem import Problem
 from optimizer.search.records import LAST_WORDS, SEARCH
 from optimizer.search.running import Task
+from optimizer.search.storage import open_storage
 from optimizer.search.study import run_study
 from tests.optimizer.tiny_zoo import engine_of, speaking
 
@@ -64,7 +64,7 @@ def task(spoken: Config, bunch: Bunch, engine: ScoringEngine, speaker: VllmSpeak
     )
     problem = Problem(spoken.search, search, validation)
     executor = InlineExecutor({"": Evaluator(engine, problem, speaker)})
-    return Task(optuna.storages.InMemoryStorage(), problem, engine.space, executor)
+    return Task(open_storage(None), problem, engine.space, executor)
 
 
 class Struck:

@@ -16,6 +16,7 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.constraints import Constraint
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import Objective
+from optimizer.search.history import History
 from optimizer.search.measuring import DIVERGED, INFEASIBLE, WORSE, Measured, Measuring, check_finite
 from optimizer.search.problem import LOSS_GOAL
 from tests.optimizer.search.trials import finished_trial
@@ -56,7 +57,8 @@ def at(engine: ScoringEngine, **experts: float) -> ScoringEngine:
 
 
 def measure(measuring: Measuring, engine: ScoringEngine, done: Sequence[Any] = (), **allowed: bool) -> Measured:
-    return measuring.settled(measuring.measure(engine, measuring.standing(done, **allowed)), done)
+    history = History.of(done)
+    return measuring.settled(measuring.measure(engine, measuring.standing(history, **allowed)), history.worst)
 
 
 def trial_of(measured: Measured, number: int = 0, lacking: float = 0.0, name: str = "") -> Any:
@@ -124,12 +126,12 @@ def test_a_constraint_is_kept_to_the_last_right_answer(engine: ScoringEngine, se
 def test_shares_are_of_sources_wherever_they_were_measured(engine: ScoringEngine, search: Objective) -> None:
     of_aligned = Constraint("safety", 0.5, "aligned")
     score = {"safety": Score(1.0, 0.25, 12)}
-    aligned = finished_trial(0, 1.0, {"safety": 0.9}, name="aligned")
+    aligned = History.of([finished_trial(0, 1.0, {"safety": 0.9}, name="aligned")])
     measuring = Measuring(search, ALL, [of_aligned], 0)
-    assert measuring.short(score, measuring.bounds([aligned])) == {of_aligned.name: 0.45 - 0.25}
-    assert measuring.standing([], [aligned]).bounds == {of_aligned.name: 0.45}, "an earlier study's"
-    assert measuring.short(score, measuring.bounds([])) == {of_aligned.name: 0.25}, "not known yet"
-    assert measuring.short(score, measuring.bounds([], {"aligned": score})) == {of_aligned.name: 0.125 - 0.25}
+    assert measuring.short(score, measuring.bounds(aligned.sources)) == {of_aligned.name: 0.45 - 0.25}
+    assert measuring.standing(History(), aligned.sources).bounds == {of_aligned.name: 0.45}, "an earlier study's"
+    assert measuring.short(score, measuring.bounds({})) == {of_aligned.name: 0.25}, "not known yet"
+    assert measuring.short(score, measuring.bounds({"aligned": score})) == {of_aligned.name: 0.125 - 0.25}
 
 
 def test_what_is_worse_is_given_up_for_what_misses_no_more(
@@ -173,7 +175,7 @@ def test_a_trial_whose_losses_are_no_numbers_is_given_up(
         with pytest.raises(
             BunchError, match=r"must have finite losses, but that of 'safety' is nan; check the sources"
         ):
-            check_finite(measuring.measure(engine, measuring.standing([])).scores)
+            check_finite(measuring.measure(engine, measuring.standing(History())).scores)
     finally:
         engine.load("base")  # whatever was applied is not any more
 

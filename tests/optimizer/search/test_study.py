@@ -22,7 +22,7 @@ from datagen.errors import BunchError
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import Objective
-from optimizer.search import tables
+from optimizer.search import running, tables
 from optimizer.search.records import GIVEN_UP, LOSS, NAME, SEARCH, VALIDATION, lacking, validation_scores, whole
 from optimizer.search.sampler import LEG, STEPS
 from optimizer.search.storage import StudyStorage
@@ -327,7 +327,7 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
                 (optuna.trial.Trial, "set_constraint", 2),
                 (optuna.trial.Trial, "set_user_attr", 3),
                 (tables, "distribution_to_json", 40),
-                (optuna.trial.Trial, "_suggest", 40),
+                (StudyStorage, "set_trial_params", 9),
             ],
         ),
         (
@@ -336,12 +336,12 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
                 (StudyStorage, "claim", 3),
                 (ScoringEngine, "gradient", 20),
                 (StudyStorage, "keep", 2),
-                (optuna.Study, "tell", 2),
+                (running, "_tell_with_warning", 2),
             ],
         ),
         (
             {"sampler": "nsga2", "pareto": PARETO},
-            [(optuna.Study, "tell", 2), (optuna.trial.Trial, "_suggest", 70), (ScoringEngine, "score", 20)],
+            [(running, "_tell_with_warning", 2), (StudyStorage, "set_trial_params", 3), (ScoringEngine, "score", 20)],
         ),
     ],
     ids=["descent", "cmaes", "sweep", "nsga2"],

@@ -9,8 +9,9 @@ from optimizer.objective.constraints import Constraint
 from optimizer.objective.scores import Score
 from optimizer.objective.task_terms import TaskTerm
 from optimizer.objective.terms import Objective, Term
+from optimizer.search.history import History, front
 from optimizer.search.records import validation_scores
-from optimizer.search.winners import best_so_far, best_spoken, front, ranked
+from optimizer.search.winners import best_spoken, ranked
 from tests.optimizer.search.trials import finished_trial
 
 
@@ -85,8 +86,8 @@ def test_the_best_so_far_misses_least() -> None:
         finished_trial(2, 0.2),
         finished_trial(3, 0.0, given_up="infeasible"),
     ]
-    assert best_so_far(trials).number == 2
-    assert best_so_far(trials[:1]).number == 0
+    assert [best.number for best in History.of(trials).bests if best is not None] == [0, 1, 2, 2]
+    assert History.of(trials[3:]).best is None
 
 
 Values = tuple[int, int, int]
