@@ -1,6 +1,7 @@
 """The search on a real Ray cluster of node processes: the same trials, whatever dies; workers come and go."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -97,22 +98,24 @@ def test_both_workers_search_and_find_the_same(
         assert study.winner.params == alone[name].winner.params
 
 
-def test_killed_workers_lose_no_trial(tiny_zoo: TinyZoo, executor: Callable[..., RayExecutor]) -> None:
-    config = tiny_zoo.config(Path("run"), BLACK_BOX)
+@pytest.mark.slow
+def test_workers_killed_ten_times_lose_no_trial(tiny_zoo: TinyZoo, executor: Callable[..., RayExecutor]) -> None:
+    rng = random.Random(0)
+    config = tiny_zoo.config(Path("run"), BLACK_BOX | {"black_box": {"trials": 40, "patience": 0}})
     pool = executor(config)
     task = task_of(tiny_zoo, config, pool)
     killed: list[int] = []
 
     def on_trial(done: int, *_: Any) -> None:
-        if done % 3 == 0 and len(killed) < 4:
-            victim = workers()[0]
+        if done % 3 == 0 and len(killed) < 10 and (alive := workers()):
+            victim = rng.choice(alive)
             killed.append(victim)
             threading.Timer(0.02, os.kill, [victim, signal.SIGKILL]).start()
 
     study = Running("search", replace(task, on_trial=on_trial), search_plan(task.problem, task.space, {}, task.given))
     run_all([study], pool)
-    assert len(killed) == 4
-    check_spent(study.study.trials, 31)
+    assert len(killed) == 10
+    check_spent(study.study.trials, 47)
     assert not [trial for trial in study.study.trials if "last words" in trial.user_attrs]
 
 

@@ -46,9 +46,10 @@ class TinyBunch:
     Args:
         folder: that gets a folder of each.
         model: its architecture.
+        dtype: of the weights.
     """
 
-    def __init__(self, folder: Path, model: PretrainedConfig = _MODEL) -> None:
+    def __init__(self, folder: Path, model: PretrainedConfig = _MODEL, dtype: torch.dtype = torch.float32) -> None:
         self.folder = folder
         torch.manual_seed(0)
         base = AutoModelForCausalLM.from_config(model, dtype=torch.float32)
@@ -57,7 +58,7 @@ class TinyBunch:
             if name != "base":
                 for parameter in made.parameters():
                     parameter.data += 0.1 * torch.randn_like(parameter)
-            made.save_pretrained(folder / name)
+            made.to(dtype).save_pretrained(folder / name)
             tokenizer(VOCABULARY, _TEMPLATE).save_pretrained(folder / name)
 
     def config(self, objective: dict[str, Any], **changes: Any) -> Config:
