@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from benchmarks.measuring import Figure, in_turn, report
 from benchmarks.search import argument_parser
 from benchmarks.zoos import Bench, kept
 from datagen.chat import all_prompt_ids
+from datagen.config import EngineConfig
+from datagen.engines.local import LocalEngine
+from datagen.engines.process import EngineProcess
 from datagen.engines.vllm import VllmEngine
 from datagen.rows import Row, read_rows
 from optimizer.engines.banks import space_of
@@ -72,8 +76,18 @@ def trial() -> tuple[list[Figure], dict[str, Any]]:
             for kind, some in rows.items()
         ]
         (judged,) = in_turn([lambda: speaker(point(), guarded)], TIMES)
-    disk = statistics.median(_over_the_disk(bench, point().coefficients, terms, rows) for _ in range(2))
-    details = {"trial": ours, "bare": bare, "with a guard": judged, "over the disk": disk, "prompts": len(ids)}
+    disk, again = (
+        statistics.median(_over_the_disk(bench, start, point().coefficients, terms, rows) for _ in range(2))
+        for start in (EngineProcess, VllmEngine)
+    )
+    details = {
+        "trial": ours,
+        "bare": bare,
+        "with a guard": judged,
+        "over the disk": disk,
+        "over the disk, started again in one process": again,
+        "prompts": len(ids),
+    }
     return [
         Figure("a trial's answers / bare generation, seconds", ours / bare, DEARER, at_least=False),
         Figure("over the disk / a trial's answers, seconds", disk / ours, FASTER),
@@ -103,7 +117,11 @@ def _bare(engine: VllmEngine, ids: list[list[int]]) -> None:
 
 
 def _over_the_disk(
-    bench: Bench, coefficients: Coefficients, terms: list[AnswerTerm], rows: dict[str, list[Row]]
+    bench: Bench,
+    start: Callable[[EngineConfig], LocalEngine],
+    coefficients: Coefficients,
+    terms: list[AnswerTerm],
+    rows: dict[str, list[Row]],
 ) -> float:
     """Seconds of a trial that writes a checkpoint, starts an engine on it and asks."""
     space = space_of(bench.bunch, bench.config.merge)
@@ -111,7 +129,7 @@ def _over_the_disk(
     with tempfile.TemporaryDirectory() as folder:
         merged = Path(folder) / "merged"
         write_merge(recipe_of(bench.config, space, Point(coefficients, {})), merged, force=True)
-        with VllmEngine(bench.config.engine) as engine:
+        with start(bench.config.engine) as engine:
             engine.use(str(merged))
             said = iter(engine.write([r.messages[:-1] for rs in rows.values() for r in rs], max_tokens=TOKENS))
             answers = {"merge": {kind: [next(said) for _ in some] for kind, some in rows.items()}}
