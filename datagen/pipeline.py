@@ -24,6 +24,7 @@ from datagen.engines.base import Engine, open_engine
 from datagen.engines.cluster import RayEngine
 from datagen.errors import ConfigError, DataError
 from datagen.files import write_text
+from datagen.holding import held
 from datagen.importing import Imported, import_file
 from datagen.journal import Journal
 from datagen.judging import judge, pick, second_opinion
@@ -96,6 +97,7 @@ def generate(
     models = bunch.models() | config.models()
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
+        stack.enter_context(held(folder, "writing data"))
         engines = _engines(stack, engine, bunch, workers)
         for one in engines if engine.kind == "server" else engines[:1]:
             one.check(models.values())
@@ -114,11 +116,11 @@ def generate(
         rows = second_opinion(journal, config, _picked(config, judged, seed, counts))
         # A server tells no fingerprint of its models, and where it stands is no one else's concern.
         hashes = {name: journal.identity(model) for name, model in models.items() if engine.kind != "server"}
-    _check_search_rows(folder, config, rows, counts)
-    hashes["evaluation data"] = hashlib.sha256(json.dumps(inputs.tested).encode()).hexdigest()[:16]
-    facts = Facts(counts=dict(sorted(counts.items())), models=models, seed=seed, hashes=hashes)
-    write_data(folder, rows, config.kinds(), facts, judged)
-    write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
+        _check_search_rows(folder, config, rows, counts)
+        hashes["evaluation data"] = hashlib.sha256(json.dumps(inputs.tested).encode()).hexdigest()[:16]
+        facts = Facts(counts=dict(sorted(counts.items())), models=models, seed=seed, hashes=hashes)
+        write_data(folder, rows, config.kinds(), facts, judged)
+        write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
     say(f"rows: {len(rows)} kept in {folder}")
     return folder
 

@@ -15,6 +15,7 @@ import transformers
 
 from datagen.cluster import Workers
 from datagen.errors import ConfigError
+from datagen.holding import held
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch
 from optimizer.config import Config
@@ -73,6 +74,7 @@ def search(
     clock = dict(seconds or {})
     folder = config.run_folder
     with ExitStack() as stack:
+        stack.enter_context(held(folder, "a search"))
         driver = _driver(stack, database, joins=False)
         with _timed(clock, "open"):
             bunch, space, terms = open_run(config)

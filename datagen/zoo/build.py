@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from datagen.holding import held
 from datagen.progress import Bar
 from datagen.rows import Row, write_rows
 from datagen.zoo import lessons as lessons_module
 from datagen.zoo import training
 from datagen.zoo import world as world_module
 from datagen.zoo.lessons import lessons
-from datagen.zoo.recipes import JUDGES, Recipe
+from datagen.zoo.recipes import JUDGES, Recipe, Stage
 from datagen.zoo.tokenizer import CHAT_TEMPLATE, GUARD_TEMPLATE, train_tokenizer
 from datagen.zoo.world import DOMAINS, Split, World
 
@@ -42,7 +44,12 @@ def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
     if not todo and (out / "world").is_dir():
         return out
     hf_logging.disable_progress_bar()
-    out.mkdir(parents=True, exist_ok=True)
+    with held(out, "training a zoo"):
+        _build(out, recipe, seed, todo, stamp)
+    return out
+
+
+def _build(out: Path, recipe: Recipe, seed: int, todo: Sequence[Stage], stamp: str) -> None:
     world = World(seed)
     _write_world(out / "world", world)
     ingredients = {name: lessons(world, name) for stage in recipe.stages for name in stage.mix}
@@ -67,7 +74,6 @@ def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
                 on_step=partial(_advance, bar, stage.name),
             )
             _save(out / stage.name, model, tokenizer, stamp)
-    return out
 
 
 def _advance(bar: Bar, name: str, loss: float) -> None:

@@ -364,9 +364,7 @@ def open_shared(url: str) -> StudyStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; the pin holds them
-            database = _Patient(
-                url, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-            )
+            database = _Patient(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
     except (ModuleNotFoundError, ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise EngineError(
             f"--storage: {shown} needs a driver that is not installed, {error}; install goodbunch[postgres], or "
