@@ -33,9 +33,11 @@ from optimizer.search.records import (
     GIVEN_UP,
     LOSS,
     NAME,
+    SEARCH,
     SECONDS,
     VALIDATION,
     VALIDATION_LOSS,
+    by_source,
     retentions,
     validation_scores,
 )
@@ -158,6 +160,7 @@ def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str,
     """
     front = {trial.number for trial in searched.front} if goals else set()
     parts = {name: terms.validation.only(some) for name, some in goals.items()}
+    sources = by_source(searched.trials, SEARCH)
     for trial in searched.trials:
         scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
         yield TrialRow(
@@ -171,7 +174,7 @@ def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str,
             validation_exact_error=terms.validation.exact_error(scores) if scores else None,
             objectives={name: part.loss(scores) for name, part in parts.items()} if scores else {},
             front=trial.number in front,
-            retention=retentions(searched.trials, trial, searched.space.experts),
+            retention=retentions(sources, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
             said=_said(terms.validation, {**(scores or {}), **searched.answers.get(trial.number, {})}),
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from optimizer.objective.scores import Score
+from optimizer.objective.scores import Score, Scores
 from optimizer.objective.terms import retention
 
 #: Of every trial: what a trial that was not suggested is called; its loss and its scores on the search split, of the
@@ -82,9 +82,12 @@ def lacking(trial: FrozenTrial) -> float:
     return sum(max(0.0, by) for by in trial.constraints.values())
 
 
-def retentions(trials: Sequence[FrozenTrial], trial: FrozenTrial, experts: Sequence[str]) -> dict[str, float]:
-    """A trial's search losses, term by term, on the scale where the base is 0 and the best source is 1."""
-    sources = by_source(trials, SEARCH)
+def retentions(sources: Mapping[str, Scores], trial: FrozenTrial, experts: Sequence[str]) -> dict[str, float]:
+    """A trial's search losses, term by term, on the scale where the base is 0 and the best source is 1.
+
+    Args:
+        sources: name -> scores on the search split.
+    """
     known = [scores for name, scores in sources.items() if name in ("base", *experts)]
     found = {}
     for term, score in scores_of(trial, SEARCH).items():
