@@ -65,6 +65,11 @@ class Domain:
         """Parameter of a trial -> its distribution."""
         return {name: FloatDistribution(*ends) for name, ends in self.ends.items()}
 
+    @cached_property
+    def joint(self) -> dict[str, BaseDistribution]:
+        """Those that samplers suggest together: what varies, in an order of its own."""
+        return {name: one for name, one in sorted(self.ranges.items()) if not one.single()}
+
     def parameters(self, coefficients: Coefficients) -> dict[str, float]:
         """A point as a trial's parameters; hyper-parameters are as given."""
         return self.space.to_parameters(coefficients) | {name: self.given[name] for name in self.settings}

@@ -294,8 +294,10 @@ class Running:
         """A trial's parameters, which from now on are its own."""
         storage, study, ranges = self.task.storage, self.study, self.plan.domain.ranges
         begun = storage.get_trial(trial._trial_id)
-        told = begun.params or trial._fixed_params or trial.relative_params
-        # Asked and set by Optuna one by one, a thousand parameters are as slow as a small model.
+        # Optuna's samplers find out what a study's parameters are from all its trials, for every trial anew, and set
+        # them one by one: a thousand parameters are as slow as a small model. The first trial tells them nothing yet.
+        joint = self.plan.domain.joint if self._look().bests else {}
+        told = begun.params or trial._fixed_params or study.sampler.sample_relative(study, begun, joint)
         values = {
             name: told[name] if name in told else study.sampler.sample_independent(study, begun, name, one)
             for name, one in ranges.items()
