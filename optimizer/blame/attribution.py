@@ -6,7 +6,8 @@ arXiv 1611.06440, and 2019, arXiv 1906.10771). The gradient is exact, and one ba
 
 Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) take the mean gradient along t c, t from 0 to 1. They
 are complete: all cells together are the loss of the merge less that of the base. That tells how the merge came to its
-loss; the first-order value tells what a small step away from it does.
+loss; the first-order value tells what a small step away from it does. Where a merge leaps from the base at any
+coefficient, as methods do that divide by the sum of weights, they miss the leap.
 """
 
 from collections.abc import Callable
