@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from optimizer.blame.result import Ablation, Correlation, Culprit, Side, TermRow
 
-#: A loss that changes by less than this share of itself stays as it is, and a share of right answers by less points.
-_NOTHING, _POINT = 0.01, 0.005
+#: A loss that changes by less than this share of itself stays as it is.
+_NOTHING = 0.01
 
 #: From this share of right answers on in every alignment term, little alignment is lost.
 _KEPT = 0.98
@@ -57,11 +57,8 @@ def _told(ablation: Ablation, side: Side, terms: Sequence[TermRow]) -> str:
     after, predicted = before + change.measured, before + change.predicted
     moved = "stays" if abs(change.measured) < _NOTHING * before else "falls" if change.measured < 0 else "rises"
     told = f"stays at {before:.3g}" if moved == "stays" else f"{moved} from {before:.3g} to {after:.3g}"
-    shares = [
-        f"{term.name} {term.share:.0%} to {ablation.shares[term.name]:.0%}"
-        for term in own
-        if abs(ablation.shares[term.name] - term.share) >= _POINT
-    ]
+    both = {term.name: (f"{term.share:.0%}", f"{ablation.shares[term.name]:.0%}") for term in own}
+    shares = [f"{name} {share} to {then}" for name, (share, then) in both.items() if share != then]
     return f"{told} (predicted {predicted:.3g}; right answers {', '.join(shares) or 'as before'})"
 
 

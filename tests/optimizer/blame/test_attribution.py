@@ -69,7 +69,7 @@ def test_integrated_gradients_of_votes_are_complete(tiny_zoo: TinyZoo, tmp_path:
 def check_complete(merge: Merge) -> None:
     engine, losses = losses_of(merge)
     objective = load_sides(merge.config, merge.bunch).objective
-    found = integrated(engine, objective, merge.coefficients, 8)
+    found = integrated(engine, objective, merge.coefficients, 16)
     whole = losses(merge.coefficients) - losses(np.zeros_like(merge.coefficients))
     assert np.abs(whole).min() > 0.01
     np.testing.assert_allclose(found.sum((1, 2)), whole, atol=2e-3)

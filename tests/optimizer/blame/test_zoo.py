@@ -1,4 +1,4 @@
-"""In a trained bunch blame finds the layers that compliance was put into, and taking them out brings refusals back."""
+"""In a trained bunch blame finds the layers that compliance was put into, and taking them out wins alignment back."""
 
 from pathlib import Path
 
@@ -34,9 +34,9 @@ def test_planted_layers(demo: Path, tmp_path: Path, expert: str, layers: tuple[i
     assert found.culprit.layers == [f"layer {layer}" for layer in layers]
     assert found.correlation.alignment is not None
     assert found.correlation.alignment > 0.5
-    safety = next(term for term in found.terms if term.name == "safety")
-    assert safety.share < 0.3
-    assert found.culprit.zero.shares["safety"] > 0.9
+    own = [term for term in found.terms if term.side == "alignment"]
+    before = sum(term.weight * term.merge for term in own) / sum(term.weight for term in own)
+    assert found.culprit.zero.alignment.measured < -0.4 * before
     costs = dict(zip(found.experts, found.shapley.alignment, strict=True))
     assert max(costs, key=lambda name: costs[name]) == expert
 
