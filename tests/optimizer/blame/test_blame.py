@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,14 @@ import yaml
 from markupsafe import escape
 
 from datagen.errors import ConfigError, DataError
+from optimizer.blame import merges
 from optimizer.blame.measuring import blame
 from optimizer.blame.merges import open_merge
 from optimizer.blame.result import FILE, Blame, read_blame, write_blame
+from optimizer.engines.banks import space_of
 from optimizer.merging.space import Space
+from optimizer.recipes.searched import recipe_of
+from optimizer.search.domain import Point
 from tests.optimizer.blame.bunches import hand_made, merge_of, negate, write_config
 from tests.optimizer.tiny_zoo import TinyZoo
 from tests.support import ROOT, goodbunch
@@ -112,6 +117,28 @@ def test_a_recipe_in_place_of_the_average(tiny_zoo: TinyZoo, tmp_path: Path) -> 
     assert np.unique(merge.coefficients, axis=1).T.tolist() == [[1, 0.25, 0]]
     with pytest.raises(ConfigError, match=r"recipe\.yaml: a recipe must merge as the search does, by ties"):
         open_merge(write_config(tiny_zoo, tmp_path, merge={"method": "ties"}), recipe)
+
+
+@pytest.mark.parametrize("groups", ["model", "anchors", "layer", "tensor", "block"])
+def test_a_runs_winner_is_what_it_was(
+    groups: str, tiny_zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A search tuned the density beside the coefficients.
+    searched = {"method": "ties", "groups": groups, "parameters": {"normalize": False}}
+    config = tiny_zoo.config(tmp_path, merge=searched)
+    space = space_of(tiny_zoo.bunch, config.merge)
+    coefficients = np.random.default_rng(0).normal(size=space.shape)
+    recipe = recipe_of(config, space, Point(coefficients, {"density": 0.4}))
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "recipe.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    (tmp_path / "result.json").touch()
+    monkeypatch.setattr(merges, "read_result", lambda _: SimpleNamespace(winner="trial 2 of search"))
+    merge = open_merge(tmp_path)
+    assert (merge.name, merge.winner) == ("trial 2 of search", True)
+    assert merge.config.merge.parameters == {"normalize": False, "density": 0.4}
+    for name, wanted in space.by_tensor(coefficients).items():
+        np.testing.assert_allclose(merge.space.by_tensor(merge.coefficients)[name], wanted, atol=1e-12)
 
 
 def test_a_side_without_a_term(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
