@@ -42,6 +42,7 @@ bench: $(INSTALLED)
 schema: $(INSTALLED)
 	$(BIN)/python -c "import json; from optimizer.report.result import Result; print(json.dumps(Result.model_json_schema(), indent=1))" > docs/result.schema.json
 	$(BIN)/python -c "import json; from optimizer.evaluate.result import Evaluation; print(json.dumps(Evaluation.model_json_schema(), indent=1))" > docs/evaluation.schema.json
+	$(BIN)/python -c "import json; from optimizer.blame.result import Blame; print(json.dumps(Blame.model_json_schema(), indent=1))" > docs/blame.schema.json
 
 clean:
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -250,6 +250,53 @@ def evaluate(
 
 
 @app.command()
+def blame(
+    merge: Annotated[Path, typer.Argument(metavar="CONFIG|RUN", help="A config, or a run folder: its winner.")],
+    overrides: Overrides = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="The merge; by default a run's winner, of a config the uniform average.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for what is found; by default the run's.")] = None,
+    steps: Annotated[
+        int, typer.Option(help="Also take gradients at so many points on the way from the base.", min=0)
+    ] = 0,
+    checks: Annotated[int, typer.Option(help="Ablate so many layers of either side.", min=0)] = 6,
+    pairs: Annotated[
+        int, typer.Option(help="Of orders in which experts join, where there are more than six.", min=2)
+    ] = 16,
+) -> None:
+    """Says which layers of which expert cost the merge alignment, and what they give in expertise.
+
+    Example: goodbunch blame runs/demo
+
+    Example: goodbunch blame configs/demo.yaml --recipe mine.yaml --steps 8 --out blamed
+    """
+    from datagen.progress import console
+    from optimizer.blame import measuring
+    from optimizer.blame.merges import open_merge
+    from optimizer.blame.result import FILE, PAGE, write_blame
+    from optimizer.blame.tables import show
+    from optimizer.report.page import write_blame_page, write_report
+    from optimizer.report.result import read_result
+
+    opened = open_merge(merge, recipe, overrides or [])
+    try:
+        found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
+    except KeyboardInterrupt as error:
+        raise _Stopped("nothing was measured yet, the same command begins anew") from error
+    folder = out or (merge if merge.is_dir() else opened.config.run_folder)
+    write_blame(folder / FILE, found)
+    write_blame_page(folder / PAGE, found)
+    written = [folder / FILE, folder / PAGE]
+    if opened.winner and folder == merge:
+        write_report(merge / "report.html", read_result(merge / "result.json"), found)
+        written.append(merge / "report.html")
+    show(found)
+    for path in written:
+        console.print(f"  {path}", markup=False)
+
+
+@app.command()
 def methods() -> None:
     """Lists the merge methods, their coefficients and their parameters."""
     from rich.table import Table
@@ -271,10 +318,11 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     Example: goodbunch report runs/demo
     """
     from datagen.progress import console
+    from optimizer.blame.result import FILE, read_blame
     from optimizer.report.page import write_report
     from optimizer.report.result import read_result
 
-    write_report(run / "report.html", read_result(run / "result.json"))
+    write_report(run / "report.html", read_result(run / "result.json"), read_blame(run / FILE))
     console.print(str(run / "report.html"))
 
 

@@ -9,6 +9,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from datagen.files import write_text
+from optimizer.blame.figures import draw_panels, panels
+from optimizer.blame.result import Attribution, Blame
+from optimizer.blame.tables import ablation_table, expert_table
 from optimizer.report import figures
 from optimizer.report.result import MAIN, SCORE, Result, TrialRow, mean_accuracy
 from optimizer.report.runaways import DEVIATIONS, MAGNITUDE
@@ -16,10 +19,16 @@ from optimizer.report.tables import points
 from optimizer.report.verdict import verdict
 
 
-def write_report(path: Path, result: Result) -> None:
-    """Writes the page whole or not at all."""
-    environment = Environment(loader=PackageLoader("optimizer.report"), autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html.jinja").render(
+def write_report(path: Path, result: Result, blame: Blame | None = None) -> None:
+    """Writes the page whole or not at all.
+
+    Args:
+        blame: shown if it is of this result's winner.
+    """
+    if blame is not None and not (blame.winner and blame.merge == result.winner):
+        blame = None
+    page = _rendered(
+        "report",
         result=result,
         verdict=verdict(result),
         plane=_html(figures.draw_plane(figures.plane(result.rows)), 520),
@@ -32,9 +41,43 @@ def write_report(path: Path, result: Result) -> None:
         score=SCORE,
         spoken=any(trial.said for trial in result.trials),
         export_command=export_command,
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - the library itself
+        **(_blamed(blame) if blame else {}),
     )
     write_text(path, page)
+
+
+def write_blame_page(path: Path, blame: Blame) -> None:
+    """Writes a blame as a page of its own, whole or not at all."""
+    write_text(path, _rendered("blame", **_blamed(blame)))
+
+
+def _rendered(template: str, **values: object) -> str:
+    environment = Environment(loader=PackageLoader("optimizer.report"), autoescape=True, trim_blocks=True)
+    plotly = Markup(get_plotlyjs())  # noqa: S704 - the library itself
+    return environment.get_template(f"{template}.html.jinja").render(plotly=plotly, **values)
+
+
+def _blamed(blame: Blame) -> dict[str, object]:
+    """What the section about it shows."""
+
+    def heat(table: Attribution) -> Markup:
+        return _html(draw_panels(panels(blame, table), blame.experts, table.groups), 220 + 70 * len(blame.experts))
+
+    shown = {"layers": blame.layers, "modules": blame.modules}
+    if blame.integrated:
+        shown["integrated"] = blame.integrated.layers
+    tables = {
+        "Single layers taken out: what the gradient predicts of each loss, and what is measured.": ablation_table(
+            blame
+        ),
+        "Experts as wholes: by how much each raises a loss over all orders of joining (Shapley values); length of its "
+        "task vector; how alike task vectors and activations are, mean over layers.": expert_table(blame),
+    }
+    return {
+        "blame": blame,
+        "costs": {name: heat(table) for name, table in shown.items()},
+        "tables": {title: table for title, table in tables.items() if len(table) > 1},
+    }
 
 
 def export_command(result: Result, trial: TrialRow) -> str:
@@ -48,7 +91,7 @@ def export_command(result: Result, trial: TrialRow) -> str:
 def _html(figure: go.Figure, height: int) -> Markup:
     figure.update_layout(
         height=height,
-        margin={"l": 60, "r": 20, "t": 20, "b": 60},
+        margin={"l": 60, "r": 20, "t": 30, "b": 60},
         template="plotly_white",
         legend={"orientation": "h", "y": 1.08},
     )

@@ -222,6 +222,11 @@ class Result(Frozen):
         return trial.study == self.winner_study and trial.number == self.winner_trial
 
     @property
+    def winner(self) -> str:
+        """What the winner is called where no table stands beside it."""
+        return f"trial {self.winner_trial} of {self.winner_study}"
+
+    @property
     def domains(self) -> list[str]:
         """Domains in the order of the metrics."""
         return [name.split("/", 1)[1] for name in self.rows[0].metrics if name.startswith("accuracy/")]

@@ -20,7 +20,7 @@ def refused(*args: object) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("name", ["demo", "zoo", "datagen", "search", "evaluate", "report"])
+@pytest.mark.parametrize("name", ["demo", "zoo", "datagen", "search", "evaluate", "blame", "report"])
 def test_help_has_an_example(name: str) -> None:
     done = goodbunch(name, "--help")
     assert done.returncode == 0

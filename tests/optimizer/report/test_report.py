@@ -26,6 +26,7 @@ from optimizer.report.result import (
     write_result,
 )
 from optimizer.report.verdict import standing, verdict
+from tests.optimizer.blame.bunches import hand_made
 
 ROOT = Path(__file__).parents[3]
 
@@ -294,6 +295,15 @@ def test_page_tells_what_is_uncertain(small: Result, tmp_path: Path) -> None:
     assert "Run away: first in model.b.weight <b>9</b>." in page
     assert "50.0 % ± 3.0" in page
     assert "<code>goodbunch merge runs/x --trial 1 --out runs/x/trial-1</code>" in page
+
+
+def test_page_has_the_blame_of_its_own_winner(small: Result, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    for merge, winner in (("trial 2 of search", True), ("trial 1 of search", True), ("trial 2 of search", False)):
+        write_report(path, small, hand_made(merge, winner))
+        page = path.read_text()
+        assert ("&lt;first&gt;" in page) == ("red costs, blue gives" in page) == (merge == small.winner and winner)
+        assert "<first>" not in page
 
 
 def test_page_says_that_nothing_ran_away(small: Result, tmp_path: Path) -> None:

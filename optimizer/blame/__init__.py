@@ -1,0 +1,1 @@
+"""Which layers of which expert cost alignment, and what they give in expertise."""
