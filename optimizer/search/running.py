@@ -44,9 +44,7 @@ from optimizer.search.sampler import STATE, Stretch
 from optimizer.search.sharing import DRIVER, Driver
 from optimizer.search.stopping import gains_little
 from optimizer.search.storage import StudyStorage
-
-#: User attribute of a trial: what it shares with its like, of which there may be so many.
-LIKE = "like"
+from optimizer.search.tables import LIKE
 
 #: Seconds between looks at what other drivers do, where nothing else is to be done.
 _POLL = 0.5
@@ -264,7 +262,7 @@ class Running:
         begun = create_trial(
             state=TrialState.RUNNING, user_attrs=dict(told) | {LIKE: like}, system_attrs=dict(inner or {})
         )
-        made = self.task.storage.claim(self.study._study_id, begun, (LIKE, like, most))
+        made = self.task.storage.claim(self.study._study_id, begun, most)
         if made is None:
             self._was_late = True
             return None

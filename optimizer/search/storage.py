@@ -4,6 +4,7 @@ import copy
 import functools
 import time
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from sqlalchemy import Connection
 
 from datagen.errors import EngineError
 from optimizer.search import tables
-from optimizer.search.tables import Unwritten
+from optimizer.search.tables import LIKE, Unwritten
 
 #: Seconds between the signs of life that a driver gives for its trials; after how many without one they are another's.
 HEARTBEAT, GRACE = 10, 60
@@ -93,6 +94,8 @@ class StudyStorage(InMemoryStorage):
         self._unwritten: dict[int, Unwritten] = {}
         self._own: set[int] = set()  # trials that only this process changes, until they end
         self._looked: dict[int, float] = {}
+        # Study -> how many trials that have not failed are alike.
+        self._alike: defaultdict[int, Counter[str]] = defaultdict(Counter)
 
     # Studies
 
@@ -144,18 +147,18 @@ class StudyStorage(InMemoryStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:  # noqa: D102
         return self._make(study_id, template_trial or self._create_running_trial(), None) or 0
 
-    def claim(self, study_id: int, trial: FrozenTrial, like: tuple[str, str, int] | None = None) -> int | None:
+    def claim(self, study_id: int, trial: FrozenTrial, most: int) -> int | None:
         """Makes a trial, unless there are enough of its like, whoever made them.
 
         Args:
-            trial: as it begins.
-            like: user attribute and value that it shares with its like, and how many there may be.
+            trial: as it begins; its like have the same attribute `LIKE`.
+            most: how many of its like there may be.
 
         Returns:
             Its id, or none.
         """
         # Whoever is alone counts for himself.
-        return self._make(study_id, trial, like if self.shared else None)
+        return self._make(study_id, trial, most if self.shared else None)
 
     def keep(self, trial_id: int) -> None:
         """Writes what a trial is so far."""
@@ -223,6 +226,8 @@ class StudyStorage(InMemoryStorage):
             ended = self._transact(end)
             self._own.discard(trial_id)
             if ended:
+                if state == TrialState.FAIL:
+                    self._count(self._trial_id_to_study_id_and_number[trial_id][0], trial, -1)
                 super().set_trial_state_values(trial_id, state, values)
                 ended_trial = self._get_trial(trial_id)
                 if state.is_finished():
@@ -246,13 +251,14 @@ class StudyStorage(InMemoryStorage):
                 self._look(study_id)
         return super().get_all_trials(study_id, deepcopy, states)
 
-    def _make(self, study_id: int, trial: FrozenTrial, like: tuple[str, str, int] | None) -> int | None:
+    def _make(self, study_id: int, trial: FrozenTrial, most: int | None) -> int | None:
         self._check_study_id(study_id)
 
         def make(connection: Connection) -> tuple[int, int] | None:
-            made = tables.insert_trial(connection, study_id, trial, self._studies[study_id].trials, like)
+            room = None if most is None else most - self._alike[study_id][trial.user_attrs[LIKE]]
+            made = tables.insert_trial(connection, study_id, trial, self._studies[study_id].trials, room)
             if made is not None and self.shared:
-                tables.beat(connection, [made[0]])
+                tables.begin_beating(connection, made[0])
             return made
 
         made = self._transact(make)
@@ -276,9 +282,16 @@ class StudyStorage(InMemoryStorage):
     def _remember(self, study_id: int, trial: FrozenTrial) -> None:
         known = self._studies[study_id].trials
         self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
+        for before in known[trial.number : trial.number + 1]:
+            self._count(study_id, before, -1)
+        self._count(study_id, trial, 1)
         known[trial.number : trial.number + 1] = [trial]
         self._studies[study_id].param_distribution |= trial.distributions
         self._update_cache(trial._trial_id, study_id)
+
+    def _count(self, study_id: int, trial: FrozenTrial, by: int) -> None:
+        if LIKE in trial.user_attrs and trial.state != TrialState.FAIL:
+            self._alike[study_id][trial.user_attrs[LIKE]] += by
 
     def _changed(self, trial_id: int) -> Unwritten:
         self._own.add(trial_id)
@@ -304,6 +317,7 @@ class StudyStorage(InMemoryStorage):
         for trial_id in failed:
             self._own.discard(trial_id)
             self._unwritten.pop(trial_id, None)
+            self._count(study_id, self._get_trial(trial_id), -1)
             super().set_trial_state_values(trial_id, TrialState.FAIL)
         for trial in new:
             self._remember(study_id, trial)
@@ -380,8 +394,6 @@ def open_shared(url: str) -> StudyStorage:
             f"--storage: {shown} holds tables of another version of Optuna: {str(error).splitlines()[0]} Run `optuna "
             f"storage upgrade --storage URL`, or name an empty database"
         ) from error
-    # One statement for all rows of a trial, where PostgreSQL's driver would send one for each.
-    database.engine.dialect.use_insertmanyvalues_wo_returning = True
     if database.engine.dialect.name == "postgresql":
         version = database.engine.dialect.server_version_info or ()
         if version < _POSTGRES:

@@ -14,8 +14,8 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Column, Connection, Insert, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Column, Connection, Insert, TextClause, delete, func, insert, select, text, update
+from sqlalchemy.dialects import sqlite
 
 STUDIES = models.StudyModel.__table__
 TRIALS = models.TrialModel.__table__
@@ -25,6 +25,9 @@ SYSTEM = models.TrialSystemAttributeModel.__table__
 VALUES = models.TrialValueModel.__table__
 STEPS = models.TrialIntermediateValueModel.__table__
 BEATS = models.TrialHeartbeatModel.__table__
+
+#: User attribute of a trial: what it shares with its like, of which there may be so many.
+LIKE = "like"
 
 #: Trials whose rows are asked for at once; some databases limit how many values a statement names.
 _AT_ONCE = 500
@@ -50,31 +53,28 @@ def insert_trial(
     study_id: int,
     trial: FrozenTrial,
     known: Sequence[FrozenTrial],
-    like: tuple[str, str, int] | None,
+    room: int | None,
 ) -> tuple[int, int] | None:
     """Adds a trial, with the next number, unless there are enough of its like.
 
     Args:
         trial: a new one; its number and id are not looked at.
         known: the study's first trials, so that only what came after them need be read.
-        like: user attribute and value that it shares with its like, and how many of them that have not failed there
-            may be.
+        room: how many of its like that have not failed there may be besides those that are known; none for any number.
 
     Returns:
         Id and number, or none; also if others of its like failed since they were read.
     """
-    key, value, most = like or ("", "", 0)
     # The lock keeps numbers in a row, and two drivers from both taking the last one.
     # SQLite has none but for writing.
     here = STUDIES.c.study_id == study_id
     connection.execute(update(STUDIES).where(here).values(study_name=STUDIES.c.study_name))
-    told = (USER.c.trial_id == TRIALS.c.trial_id) & (USER.c.key == key)
+    told = (USER.c.trial_id == TRIALS.c.trial_id) & (USER.c.key == LIKE)
     asked = select(TRIALS.c.state, USER.c.value_json).select_from(TRIALS.outerjoin(USER, told))
     new = connection.execute(asked.where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id > _last(known))).all()
-    if like is not None:
-        alike = sum(one.state != TrialState.FAIL and one.user_attrs.get(key) == value for one in known)
-        alike += sum(one.state != TrialState.FAIL and one.value_json == json.dumps(value) for one in new)
-        if alike >= most:
+    if room is not None:
+        own = json.dumps(trial.user_attrs[LIKE])
+        if sum(one.state != TrialState.FAIL and one.value_json == own for one in new) >= room:
             return None
     number = len(known) + len(new)
     added = {
@@ -113,7 +113,9 @@ def write(connection: Connection, trial_id: int, trial: FrozenTrial, unwritten: 
     rows = []
     for step in sorted(unwritten.steps):
         value, kind = kept.intermediate_value_to_stored_repr(trial.intermediate_values[step])
-        rows.append({"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind})
+        rows.append(
+            {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind.name}
+        )
     _put(connection, STEPS, STEPS.c.step, rows)
 
 
@@ -122,9 +124,8 @@ def write_values(connection: Connection, trial_id: int, values: Sequence[float] 
     rows = []
     for objective, one in enumerate(values or ()):
         value, kind = models.TrialValueModel.value_to_stored_repr(one)
-        rows.append({"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind})
-    if rows:
-        connection.execute(insert(VALUES), rows)
+        rows.append({"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind.name})
+    _put(connection, VALUES, VALUES.c.objective, rows)
 
 
 def end(connection: Connection, trial_id: int, state: TrialState, at: datetime | None) -> bool:
@@ -167,11 +168,16 @@ def load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
 def beat(connection: Connection, ids: Collection[int]) -> None:
     """Gives a sign of life for trials."""
     now = func.current_timestamp()
+    changed = connection.execute(update(BEATS).where(BEATS.c.trial_id.in_(ids)).values(heartbeat=now)).rowcount
+    if changed == len(ids):
+        return
     known = {row.trial_id for row in connection.execute(select(BEATS.c.trial_id).where(BEATS.c.trial_id.in_(ids)))}
-    if known:
-        connection.execute(update(BEATS).where(BEATS.c.trial_id.in_(known)).values(heartbeat=now))
-    if new := [{"trial_id": trial_id} for trial_id in ids if trial_id not in known]:
-        connection.execute(insert(BEATS).values(heartbeat=now), new)
+    connection.execute(insert(BEATS).values(heartbeat=now), [{"trial_id": one} for one in ids if one not in known])
+
+
+def begin_beating(connection: Connection, trial_id: int) -> None:
+    """Gives the first sign of life for a trial."""
+    connection.execute(insert(BEATS).values(trial_id=trial_id, heartbeat=func.current_timestamp()))
 
 
 def _load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
@@ -223,8 +229,12 @@ def _put(connection: Connection, table: sqlalchemy.Table, column: Column[Any], r
     """Rows of one trial in place of those that are the same in a column."""
     if not rows:
         return
-    if (upsert := _upsert(connection.dialect.name, table, column)) is not None:
-        connection.execute(upsert, rows)
+    if connection.dialect.name == "postgresql":
+        # All at once: its driver would send a statement for each.
+        connection.execute(_upsert_all(table, column, tuple(rows[0])), {"rows": json.dumps(rows)})
+        return
+    if connection.dialect.name == "sqlite":
+        connection.execute(_upsert(table, column), rows)
         return
     for start in range(0, len(rows), _AT_ONCE):
         some = [row[column.name] for row in rows[start : start + _AT_ONCE]]
@@ -233,11 +243,19 @@ def _put(connection: Connection, table: sqlalchemy.Table, column: Column[Any], r
 
 
 @cache
-def _upsert(dialect: str, table: sqlalchemy.Table, column: Column[Any]) -> Insert | None:
-    """Adds rows or replaces them, where a database can do both at once."""
-    if dialect not in ("postgresql", "sqlite"):
-        return None
-    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+def _upsert_all(table: sqlalchemy.Table, column: Column[Any], names: tuple[str, ...]) -> TextClause:
+    listed = ", ".join(names)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in ("trial_id", column.name))
+    return text(
+        f"INSERT INTO {table.name} ({listed}) SELECT {listed} "  # noqa: S608 - of Optuna's own names
+        f"FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json)) "
+        f"ON CONFLICT (trial_id, {column.name}) DO UPDATE SET {changed}"
+    )
+
+
+@cache
+def _upsert(table: sqlalchemy.Table, column: Column[Any]) -> Insert:
+    statement = sqlite.insert(table)
     same = [table.c.trial_id, column]
     new = {one: statement.excluded[one.name] for one in table.c if one not in same and not one.primary_key}
     return statement.on_conflict_do_update(index_elements=same, set_=new)

@@ -95,7 +95,7 @@ def test_of_each_like_there_are_so_many_and_numbers_are_in_a_row(ours: StudyStor
     def claim(storage: StudyStorage, study: optuna.Study) -> None:
         for _ in range(8):
             begun = create_trial(state=TrialState.RUNNING, user_attrs={"like": "suggested"})
-            made.append(storage.claim(study._study_id, begun, ("like", "suggested", 10)))
+            made.append(storage.claim(study._study_id, begun, 10))
 
     threads = [threading.Thread(target=claim, args=one) for one in zip(both, studies, strict=True)]
     for thread in threads:
@@ -108,6 +108,6 @@ def test_of_each_like_there_are_so_many_and_numbers_are_in_a_row(ours: StudyStor
         assert [trial.number for trial in study.trials] == list(range(10))
     both[0].set_trial_state_values(studies[0].trials[3]._trial_id, TrialState.FAIL)
     begun = create_trial(state=TrialState.RUNNING, user_attrs={"like": "suggested"})
-    assert both[1].claim(studies[1]._study_id, begun, ("like", "suggested", 10)) is not None, "one has failed"
+    assert both[1].claim(studies[1]._study_id, begun, 10) is not None, "one has failed"
     other = create_trial(state=TrialState.RUNNING, user_attrs={"like": "name base"})
-    assert both[1].claim(studies[1]._study_id, other, ("like", "name base", 1)) is not None
+    assert both[1].claim(studies[1]._study_id, other, 1) is not None
