@@ -46,14 +46,9 @@ class Held(NamedTuple):
     host: float
 
     @property
-    def stays(self) -> float:
-        """On the device, between steps."""
-        return self.sources + self.masks + self.model
-
-    @property
     def device(self) -> float:
         """On the device, at most."""
-        return self.stays + self.gradient + self.activations + self.logits
+        return self.sources + self.masks + self.model + self.gradient + self.activations + self.logits
 
 
 @dataclass(frozen=True)

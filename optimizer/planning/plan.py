@@ -143,12 +143,12 @@ class Plan:
 
     @property
     def memory(self) -> dict[str, float]:
-        """Stage -> bytes of a device, at most; the scoring engine's sources and model stay to the end."""
+        """Stage -> bytes of a device, at most."""
         context = 0.0 if self.machine.device.cpu else CONTEXT
         beside = self.engine_takes if self.spoken else 0.0
         return {
             "search": context + self.held.device + beside,
-            "compare": context + self.held.stays + self.engine_takes,
+            "compare": context + self.engine_takes,
         }
 
     @property
