@@ -109,7 +109,7 @@ def datagen(
 
     Example: goodbunch datagen configs/demo.yaml data.unsafe.ask=1000 --import more.jsonl --import unsafe=mine.jsonl
 
-    Example: goodbunch datagen configs/papers/one-bad-model-bio.yaml --dry-run --gpu H200
+    Example: goodbunch datagen configs/papers/one-bad-model/llama3-openbiollm.yaml --dry-run --gpu H200
     """
     from optimizer.loading import load_config
 

@@ -7,9 +7,9 @@ from optimizer.planning.rates import Rates, layer_operations
 from optimizer.planning.shape import Shape
 from optimizer.planning.work import Load, Study
 
-#: How often logits are read or written: they are made, then cast, exponentiated and searched for the largest; and what
-#: a backward pass adds.
-_LOGITS, _LOGITS_BACK = 5, 4
+#: How often something as large as the logits is written and read in a pass, forward or backward: forward they are made,
+#: then made into log-probabilities, and searched for the largest; backward the gradients of both are made.
+_WRITTEN, _READ = 2, 3
 
 #: Bytes up to which the C library gives out memory again that was used before (mallopt(3), M_MMAP_THRESHOLD); what is
 #: larger comes from the system, which clears it page by page.
@@ -73,7 +73,7 @@ class Cost:
         return (
             self.rates.around
             + self.rates.forward.seconds(self.shape.layers, self.operations(load))
-            + self._written(self._logits(load), _LOGITS)
+            + self._through_logits(load)
         )
 
     def backward(self, load: Load) -> float:
@@ -83,7 +83,7 @@ class Cost:
             self.rates.around_back
             + again
             + self.rates.backward.seconds(self.shape.layers, 2 * self.operations(load))
-            + self._written(self._logits(load), _LOGITS_BACK)
+            + self._through_logits(load)
             + self._written(self._embeddings * self.width, 2)
         )
 
@@ -100,9 +100,11 @@ class Cost:
         trials = study.trials * self.trial([*study.search, *study.validation])
         return trials + (study.steps * self.step(study.step) if study.step else 0.0)
 
-    def _written(self, size: float, times: float) -> float:
-        """Seconds to write a tensor of so many bytes, or as much of others like it."""
-        return times * size / (self.rates.fresh if size > _REUSED else self.rates.merge.rate)
+    def _through_logits(self, load: Load) -> float:
+        """Seconds of what is done to the logits in a pass."""
+        size = load.answers * self.shape.vocabulary * _SINGLE
+        return self._written(size, _WRITTEN) + _READ * size / self.rates.merge.rate
 
-    def _logits(self, load: Load) -> float:
-        return load.answers * self.shape.vocabulary * _SINGLE
+    def _written(self, size: float, times: float) -> float:
+        """Seconds to write a tensor of so many bytes, or several."""
+        return times * size / (self.rates.fresh if size > _REUSED else self.rates.merge.rate)

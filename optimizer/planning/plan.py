@@ -153,8 +153,8 @@ class Plan:
 
     @property
     def host(self) -> float:
-        """Bytes of the host beside a GPU: the scoring engine and the one that answers each have their own."""
-        return self.held.host * 2
+        """Bytes of the host beside a GPU: scoring engine and worker have their own, side by side if merges speak."""
+        return self.held.host * (2 if self.spoken else 1)
 
     @property
     def fits(self) -> bool:
