@@ -6,9 +6,10 @@ should run meanwhile: the probe and what is measured come one after the other.
 
 import argparse
 import json
+import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.shapes import SHAPES, Shape
 from benchmarks.steps import LENGTHS, TOKENS_PER_BATCH, examples_of, mean_loss, open_engine, points, vocabulary_of
 from benchmarks.zoos import Bench
 from datagen.batches import pack, pad
+from datagen.checkpoints import INDEX
 from datagen.pipeline import open_inputs
 from datagen.planning.hardware import machine_at_hand
 from datagen.planning.sizes import size_of
@@ -35,6 +37,9 @@ from optimizer.search.study import run_study
 
 #: How far off a prediction may be, either way.
 WITHIN = 1.5
+
+#: Weights of a shard.
+_SHARD = 2_000_000_000
 
 #: Steps of the zoo's search here.
 STEPS = 128
@@ -93,19 +98,31 @@ def planned_shape(shape: Shape) -> Planned:
         return shape_of(folder)
 
 
-def write_headers(shape: Shape, folder: Path, dtype: str = "BF16") -> None:
-    """A checkpoint of a shape that has headers, and holes in the place of its weights."""
-    entries: dict[str, object] = {}
-    begin = 0
+def write_headers(shape: Shape, folder: Path) -> None:
+    """A bfloat16 checkpoint of a shape: headers as they were recorded, and holes in the place of its weights."""
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
     for name, of in shape.tensors():
-        end = begin + torch.Size(of).numel() * {"BF16": 2, "F32": 4}[dtype]
-        entries[name] = {"dtype": dtype, "shape": list(of), "data_offsets": [begin, end]}
+        if shards[-1] and sum(map(math.prod, shards[-1].values())) + math.prod(of) > _SHARD:
+            shards.append({})
+        shards[-1][name] = of
+    files = {f"model-{number:05d}.safetensors": tensors for number, tensors in enumerate(shards, 1)}
+    for file, tensors in files.items():
+        _write_hollow(folder / file, tensors)
+    weight_map = {name: file for file, tensors in files.items() for name in tensors}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(shape.config()))
+
+
+def _write_hollow(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> None:
+    entries, begin = {}, 0
+    for name, of in tensors.items():
+        end = begin + 2 * math.prod(of)
+        entries[name] = {"dtype": "BF16", "shape": list(of), "data_offsets": [begin, end]}
         begin = end
     header = json.dumps(entries).encode()
-    with (folder / "model.safetensors").open("wb") as file:
+    with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + begin)
-    (folder / "config.json").write_text(json.dumps(shape.config()))
 
 
 def large(shape: Shape, experts: int, dtype: torch.dtype) -> tuple[list[Figure], dict[str, object]]:
@@ -138,7 +155,7 @@ def large(shape: Shape, experts: int, dtype: torch.dtype) -> tuple[list[Figure],
     measured_bytes = step_bytes(engine, lambda: engine.gradient(point(), step, mean_loss))
     figures = [ratio(f"{_NAMES[dtype]}, {name}", predicted[name], measured[name]) for name in ("step", "trial")]
     figures.append(ratio(f"{_NAMES[dtype]}, memory of a step", predicted_bytes, measured_bytes))
-    details = {
+    details: dict[str, object] = {
         "predicted, s": predicted,
         "measured, s": measured,
         "rates": str(rates),
