@@ -29,6 +29,7 @@ checks: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.merging
 	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.cleaning
 	$(BIN)/python -m benchmarks.datagen
 	$(BIN)/python -m benchmarks.search

@@ -11,6 +11,7 @@ from datagen.errors import ConfigError, GoodbunchError
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers
+    from datagen.planning.sizes import Size
     from optimizer.config import Config
     from optimizer.recipes import Recipe
 
@@ -108,7 +109,7 @@ def datagen(
 
     Example: goodbunch datagen configs/demo.yaml data.unsafe.ask=1000 --import more.jsonl --import unsafe=mine.jsonl
 
-    Example: goodbunch datagen configs/papers/one-bad-model-bio.yaml --dry-run --gpu H200
+    Example: goodbunch datagen configs/papers/one-bad-model/llama3-openbiollm.yaml --dry-run --gpu H200
     """
     from optimizer.loading import load_config
 
@@ -154,6 +155,29 @@ def search(
         _join(loaded, storage, wanted)
     else:
         _search(loaded, workers=wanted, database=storage)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Plan for this device, h100 or 4xA100-80GB; else for this machine.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the search's plan as JSON, in bytes and seconds.")
+    ] = False,
+) -> None:
+    """Tells memory, time and disk of data and search before anything is loaded or downloaded, and what to change.
+
+    Example: goodbunch plan configs/papers/mergealign/medicine.yaml --gpu h200
+
+    Example: goodbunch plan configs/demo.yaml merge.dtype=bfloat16 --json
+    """
+    from optimizer.loading import load_config
+
+    _plan(load_config(config, _with_out(overrides, out)), gpu, as_json)
 
 
 @app.command()
@@ -381,20 +405,55 @@ def _datagen(config: "Config", workers: "Workers | None" = None) -> None:
     generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
 
 
+def _plan(config: "Config", gpu: str | None, as_json: bool) -> None:
+    import json
+
+    from datagen.pipeline import open_inputs
+    from datagen.planning import plan as data_plan
+    from datagen.planning.hardware import find_machine, machine_at_hand
+    from datagen.planning.telling import machine_line
+    from datagen.progress import console
+    from optimizer.planning import telling
+    from optimizer.planning.plan import plan_search
+    from optimizer.planning.shape import shape_of
+
+    machine = None if gpu is None else find_machine(gpu)
+    inputs = open_inputs(config.bunch, config.data, config.seed)
+    sizes, shape = _sizes(config), shape_of(config.bunch.base)
+    machine = machine or machine_at_hand()
+    planned = plan_search(config, inputs, sizes, shape, machine)
+    data = None
+    if not planned.work.exact and config.engine.kind != "server":
+        data = data_plan.plan(config.bunch, config.data, config.engine, inputs, sizes, machine)
+    if as_json:
+        print(json.dumps(telling.as_json(planned, data), indent=1))
+        return
+    if data is not None:
+        data_plan.show(data)
+    else:
+        console.print(machine_line(machine), markup=False)
+    telling.show(planned, data)
+
+
 def _plan_datagen(config: "Config", gpu: str | None) -> None:
     from datagen.pipeline import open_inputs
     from datagen.planning.hardware import find_machine, machine_at_hand
     from datagen.planning.plan import plan, show
-    from datagen.planning.sizes import size_of
 
     machine = None if gpu is None else find_machine(gpu)
     inputs = open_inputs(config.bunch, config.data, config.seed)
     if config.engine.kind == "server":
         show(plan(config.bunch, config.data, config.engine, inputs, {}, None))
         return
+    show(plan(config.bunch, config.data, config.engine, inputs, _sizes(config), machine or machine_at_hand()))
+
+
+def _sizes(config: "Config") -> "dict[str, Size]":
+    """Model -> what it weighs."""
+    from datagen.planning.sizes import size_of
+
     models = (config.bunch.models() | config.data.models()).values()
-    sizes = {model: size_of(model) for model in dict.fromkeys(models)}
-    show(plan(config.bunch, config.data, config.engine, inputs, sizes, machine or machine_at_hand()))
+    return {model: size_of(model) for model in dict.fromkeys(models)}
 
 
 def _with_imports(config: "Config", told: list[str]) -> "Config":

@@ -19,6 +19,7 @@ from datagen.holding import held
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch
 from optimizer.config import Config
+from optimizer.engines.banks import forget_bank
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import Contestant, compare, read_test
 from optimizer.executors.base import Executor
@@ -80,8 +81,8 @@ def search(
             bunch, space, terms = open_run(config)
             tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
-        with _timed(clock, "search"), _executor(config, bunch, space, terms, speaker, workers) as executor:
-            found = run_all_studies(config, bunch, space, terms, executor, driver)
+        with _timed(clock, "search"):
+            found = _searched(config, bunch, space, terms, speaker, workers, driver)
         winner = found[winning(found)]
         with _timed(clock, "export"):
             merged = folder / "merged"
@@ -154,6 +155,23 @@ def _check_engine(config: Config) -> None:
 def _driver(stack: ExitStack, database: str, joins: bool) -> Driver | None:
     """This process among several on a database; none if trials are kept in the run folder."""
     return stack.enter_context(Driver(open_shared(database), joins)) if database else None
+
+
+def _searched(
+    config: Config,
+    bunch: Bunch,
+    space: Space,
+    terms: Mapping[str, Terms],
+    speaker: VllmSpeaker,
+    workers: Workers | None,
+    driver: Driver | None,
+) -> dict[str, Searched]:
+    """All studies, run to their end; the engine that scored them is gone then, since vLLM needs the device."""
+    with _executor(config, bunch, space, terms, speaker, workers) as executor:
+        found = run_all_studies(config, bunch, space, terms, executor, driver)
+    del executor
+    forget_bank()
+    return found
 
 
 def _executor(

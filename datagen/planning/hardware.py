@@ -72,6 +72,9 @@ DEVICES = {
     )
 }
 
+#: What a name means that says too little.
+_MEANT = {"a100": "a10080gb"}
+
 #: Words by which cards of other figures borrow a name.
 _OTHER_CARDS = frozenset(("d", "laptop", "max", "mig"))
 
@@ -85,8 +88,9 @@ def find_machine(name: str) -> Machine:
     found = re.fullmatch(r"\s*(?:([1-9]\d*)\s*x\s*)?(.+)", name, re.IGNORECASE)
     count, wanted = (int(found[1] or 1), found[2]) if found else (1, name)
     by_letters = {_letters(known): device for known, device in DEVICES.items()}
-    if (device := by_letters.get(_letters(wanted))) is None:
-        close = difflib.get_close_matches(_letters(wanted), by_letters, n=1)
+    letters = _letters(wanted)
+    if (device := by_letters.get(_MEANT.get(letters, letters))) is None:
+        close = difflib.get_close_matches(letters, by_letters, n=1)
         hint = f"did you mean {by_letters[close[0]].name!r}? " if close else ""
         raise ConfigError(
             f"--gpu must name a known device, perhaps as 4xNAME, but got {name!r}; {hint}known: {', '.join(DEVICES)}"

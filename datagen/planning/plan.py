@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from rich import box
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -15,13 +14,12 @@ from datagen.pipeline import Inputs
 from datagen.planning.hardware import Machine
 from datagen.planning.placement import DISK, WORKSPACE, Placement, place
 from datagen.planning.sizes import Size
+from datagen.planning.telling import UNKNOWN, count, devices, duration, machine_line, new_table
 from datagen.planning.workload import CHARS_PER_TOKEN, GUARD_TEMPLATE, TEMPLATE, Kind, Work, kinds, works
 from datagen.progress import console
 
 #: Seconds that an engine takes to start, besides reading weights.
 START = 30.0
-
-_UNKNOWN = "?"
 
 
 class Model(NamedTuple):
@@ -54,6 +52,17 @@ class Plan(NamedTuple):
     models: Sequence[Model]
     seconds: Sequence[float | None]
     starts: int
+
+    @property
+    def starting(self) -> float:
+        """Seconds that starts of the engine take."""
+        return 0.0 if self.engine.kind == "transformers" else self.starts * START
+
+    @property
+    def total(self) -> float | None:
+        """Seconds of all works that can be told; none if there are none."""
+        known = [seconds for seconds in self.seconds if seconds is not None]
+        return sum(known) + self.starting if known else None
 
 
 def plan(
@@ -104,7 +113,7 @@ def _seconds(work: Work, placement: Placement | None) -> float | None:
 def show(planned: Plan) -> None:
     """Prints a plan."""
     if planned.machine is not None:
-        console.print(_machine_line(planned.machine), markup=False)
+        console.print(machine_line(planned.machine), markup=False)
     console.print(_kinds_table(planned))
     console.print(_works_table(planned))
     if planned.machine is not None:
@@ -118,9 +127,7 @@ def summary(planned: Plan) -> Iterator[str]:
     conversations = sum(work.conversations for work in planned.works)
     prompt = sum(work.prompt for work in planned.works)
     new = sum(work.conversations * work.new for work in planned.works)
-    asked = (
-        f"at most {conversations} conversations, about {_count(prompt)} prompt tokens, at most {_count(new)} new ones"
-    )
+    asked = f"at most {conversations} conversations, about {count(prompt)} prompt tokens, at most {count(new)} new ones"
     if planned.machine is None:
         yield f"in all: {asked}; memory and time are the server's affair"
     else:
@@ -131,14 +138,12 @@ def summary(planned: Plan) -> Iterator[str]:
 
 
 def _time(planned: Plan) -> str:
-    known = [seconds for seconds in planned.seconds if seconds is not None]
-    if not known:
+    if planned.total is None:
         return "time not known"
-    starts = 0.0 if planned.engine.kind == "transformers" else planned.starts * START
-    told = f"about {_duration(sum(known) + starts)}"
-    if starts:
-        told += f", {_duration(starts)} of them for starting the engine at most {planned.starts} x"
-    missing = len(planned.works) - len(known)
+    told = f"about {duration(planned.total)}"
+    if planned.starting:
+        told += f", {duration(planned.starting)} of them for starting the engine at most {planned.starts} x"
+    missing = sum(seconds is None for seconds in planned.seconds)
     return told + (f"; {missing} of {len(planned.works)} stages not counted" if missing else "")
 
 
@@ -150,7 +155,7 @@ def _memory(planned: Plan, machine: Machine) -> Iterator[str]:
         full = int(room // (largest.cache * planned.engine.max_model_len))
         yield (
             f"memory: one model at a time, at most {decimal(int(largest.weights))} ({name}), of the "
-            f"{decimal(int(taken))} that the engine takes of {_devices(machine, largest.devices)}; the KV cache has "
+            f"{decimal(int(taken))} that the engine takes of {devices(machine, largest.devices)}; the KV cache has "
             f"{decimal(int(room))}, {room / taken:.0%}, enough for {full} conversations of full length"
         )
     for name, placement in placed:
@@ -184,7 +189,7 @@ def _assumptions(planned: Plan) -> Iterator[str]:
 
 
 def _kinds_table(planned: Plan) -> Table:
-    table = _table("rows", "asked", "imported", "kept at most", "search", "validation", "test")
+    table = new_table("rows", "asked", "imported", "kept at most", "search", "validation", "test")
     for kind in planned.kinds:
         table.add_row(kind.name, *map(str, (kind.asked, kind.imported, kind.kept, *kind.splits.values())))
     return table
@@ -192,65 +197,24 @@ def _kinds_table(planned: Plan) -> Table:
 
 def _works_table(planned: Plan) -> Table:
     timed = planned.machine is not None
-    table = _table("stage", "model", "asked", "prompt tokens", "new tokens", *(["time"] if timed else []), texts=2)
+    table = new_table("stage", "model", "asked", "prompt tokens", "new tokens", *(["time"] if timed else []), texts=2)
     for work, seconds in zip(planned.works, planned.seconds, strict=True):
-        tokens = (_count(work.prompt), _count(work.conversations * work.new))
-        time = [_UNKNOWN if seconds is None else _duration(seconds)] if timed else []
+        tokens = (count(work.prompt), count(work.conversations * work.new))
+        time = [UNKNOWN if seconds is None else duration(seconds)] if timed else []
         table.add_row(work.stage, escape(work.model), str(work.conversations), *tokens, *time)
     return table
 
 
 def _models_table(planned: Plan) -> Table:
-    table = _table("model", "as", "parameters", "weights", "told by", "fits", texts=2)
+    table = new_table("model", "as", "parameters", "weights", "told by", "fits", texts=2)
     for model in planned.models:
         size, placement = model.size, model.placement
         table.add_row(
             escape(model.reference),
             ", ".join(model.roles),
-            _UNKNOWN if size.parameters is None else _count(size.parameters),
-            _UNKNOWN if placement is None else decimal(int(placement.weights)),
+            UNKNOWN if size.parameters is None else count(size.parameters),
+            UNKNOWN if placement is None else decimal(int(placement.weights)),
             size.source,
-            _UNKNOWN if placement is None else "yes" if placement.fits else "no",
+            UNKNOWN if placement is None else "yes" if placement.fits else "no",
         )
     return table
-
-
-def _table(*headings: str, texts: int = 1) -> Table:
-    """A table whose first columns are texts, and the others numbers."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < texts else "right", no_wrap=heading == "model", overflow="fold")
-    return table
-
-
-def _machine_line(machine: Machine) -> str:
-    device = machine.device
-    known = device.bandwidth is not None and device.flops is not None
-    speed = (
-        f"{decimal(int(device.bandwidth or 0))}/s, {_count(device.flops or 0)}FLOP/s" if known else "speed not known"
-    )
-    return (
-        f"planned for {machine.count} x {device.name}: {decimal(int(device.memory))} each, {speed} ({machine.source})"
-    )
-
-
-def _devices(machine: Machine, used: int) -> str:
-    return f"{used} x {machine.device.name}" if machine.count > 1 or used > 1 else machine.device.name
-
-
-def _count(number: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            told = number / size
-            return f"{told:.0f} {unit}" if told >= 100 else f"{told:.3g} {unit}"
-    return f"{number:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "< 1 s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 4 * 86400 else f"{seconds / 86400:.0f} days"

@@ -62,14 +62,24 @@ def size_of(reference: str) -> Size:
         BunchError: it is neither a folder nor such a name, or a folder without whole weights.
     """
     model, _ = split_reference(reference)
-    if Path(model).expanduser().is_dir():
-        return size_of_folder(local_folder(model))
-    if (folder := _cached(model)) is not None:
+    if (folder := folder_here(reference)) is not None:
         try:
             return size_of_folder(folder)
-        except BunchError:  # begun, but not whole: what a run downloads first
-            pass
+        except BunchError:
+            if Path(model).expanduser().is_dir():
+                raise
+            # Begun, but not whole: what a run downloads first.
     return size_by_name(model)
+
+
+def folder_here(reference: str) -> Path | None:
+    """Where a model's files lie, of an adapter those of the model it tunes; none if they are still to be downloaded.
+
+    Raises:
+        BunchError: it is neither a folder nor a Hugging Face name.
+    """
+    model, _ = split_reference(reference)
+    return local_folder(model) if Path(model).expanduser().is_dir() else _cached(model)
 
 
 def size_of_folder(folder: Path) -> Size:

@@ -1,5 +1,6 @@
 """The bank of a run and its space. A process opens one bank, which the torch engine and a vLLM in it share."""
 
+import gc
 from functools import lru_cache
 
 import torch
@@ -22,6 +23,14 @@ def named_bank(bunch_config: str, merge_config: str) -> Bank:
     """A bank by what it is made of, as JSON, which is how a vLLM worker in another process hears of it."""
     merge = MergeConfig.model_validate_json(merge_config)
     return bank_of(open_bunch(BunchConfig.model_validate_json(bunch_config)), merge)
+
+
+def forget_bank() -> None:
+    """Gives back the memory of the process's bank, and of engines over it that nobody holds any more."""
+    named_bank.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def space_of(bunch: Bunch, merge: MergeConfig) -> Space:

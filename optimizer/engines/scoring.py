@@ -1,5 +1,6 @@
 """The torch engine: one live model, merged in place, that scores answers and gives gradients."""
 
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,8 +41,10 @@ class ScoringEngine:
         self.model = _empty_model(bunch.base.folder, bank.model_dtype).to(self.device)
         self.model.eval()
         self._live = live_parameters(self.model, bunch.names)
+        # The collector does not see what hooks hold: an engine that they held would never be gone.
+        take = partial(ScoringEngine._take, weakref.proxy(self))
         for name, parameter in [*self._live.items(), *_untied(self.model, self._live)]:
-            parameter.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(partial(take, name))  # type: ignore[no-untyped-call]
         for module in self.model.modules():
             if isinstance(module, torch.nn.Embedding):
                 module.padding_idx = None  # else its row, which may be that of a real token, has no gradient

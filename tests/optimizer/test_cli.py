@@ -65,7 +65,7 @@ def test_unknown_recipe(tmp_path: Path) -> None:
     assert "--recipe must be one of natural, engineered" in refused("zoo", "--out", tmp_path, "--recipe", "wild")
 
 
-PAPER = ROOT / "configs" / "papers" / "one-bad-model-bio.yaml"
+PAPER = ROOT / "configs" / "papers" / "one-bad-model" / "llama3-openbiollm.yaml"
 
 
 def dry_run(*args: object) -> str:

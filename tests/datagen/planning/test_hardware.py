@@ -17,6 +17,8 @@ from datagen.planning.hardware import DEVICES, Device, Machine, find_machine, ma
         ("4xA100-80GB", "A100-80GB", 4),
         ("2 x NVIDIA GeForce RTX 4090", "RTX-4090", 2),
         ("NVIDIA L4", "L4", 1),
+        ("a100", "A100-80GB", 1),
+        ("rtx4090", "RTX-4090", 1),
         ("mi300x", "MI300X", 1),
     ],
 )

@@ -1,0 +1,1 @@
+"""What a search will take, told before it runs: work, memory, a calibrated roofline, disk."""
