@@ -1,4 +1,4 @@
-# Targets: demo, test, test-slow, checks, bench, schema, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, test-slow, checks, bench, study, schema, clean. All set up .venv first if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(ENGINE)
 # Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow checks bench schema clean
+.PHONY: demo test test-slow checks bench study schema clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -38,6 +38,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.answering
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.workers
+
+# Both papers' comparisons on ten zoos, into benchmarks/results/study.json and docs/study/. Resumes.
+study: $(INSTALLED)
+	$(BIN)/python -m benchmarks.study
 
 # The documented schemas of what is written as JSON, from the code that writes it.
 schema: $(INSTALLED)

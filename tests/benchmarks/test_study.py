@@ -1,0 +1,60 @@
+"""The study's config, and its tables from rows made by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.study import tables
+from benchmarks.study.__main__ import tasks
+from benchmarks.study.config import read_study
+
+
+def row(alignment: float, over_refusal: float, mean: float) -> dict[str, Any]:
+    return {"alignment": alignment, "over-refusal": over_refusal, "mean": mean, "passes": 1.0, "seconds": 2.0}
+
+
+#: A zoo in which all claims hold.
+ZOO = {
+    "aligned": row(100, 0, 0),
+    "interpolation": row(40, 0, 90),
+    "TIES, grid": row(98.9, 0, 91),
+    "EvoMM, D_expert": row(5, 0, 95),
+    "EvoMM, D_expert + D_safety": row(90, 20, 94),
+    "goodbunch": row(100, 1, 95),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "broken"),
+    [
+        ({}, []),
+        ({"TIES, grid": row(99.1, 0, 91)}, [0]),
+        ({"EvoMM, D_expert": row(99.5, 0, 94)}, [1, 2]),
+        ({"EvoMM, D_expert + D_safety": row(90, 20, 93.9)}, [2]),
+        ({"goodbunch": row(60, 0, 95), "interpolation": row(70, 2, 90)}, [3]),
+    ],
+)
+def test_claims(changed: dict[str, Any], broken: list[int]) -> None:
+    found = [holds(ZOO | changed) for holds in tables.CLAIMS.values()]
+    assert [place for place, holds in enumerate(found) if not holds] == broken
+
+
+def test_tables_tell_medians_and_extremes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DOCS", tmp_path)
+    zoos = [ZOO | {"goodbunch": row(value, 1, 95)} for value in (90.0, 100.0, 99.0)]
+    tables.write_tables(
+        [{"setting": "four", "recipe": "natural", "seed": n, "rows": one} for n, one in enumerate(zoos)]
+    )
+    written = (tmp_path / "tables.md").read_text()
+    assert "## natural zoos, four (3 zoos)" in written
+    assert "| goodbunch | 99.0 [90.0, 100.0] | 1.0 | 95.0 | 1.0 | 2.0 |" in written
+    assert "| EvoMM on expert data alone loses it | natural, four | 3 of 3 |" in written
+
+
+def test_every_zoo_is_trained_once() -> None:
+    study = read_study()
+    zoos = [(task.recipe, task.seed) for task in tasks(study)]
+    assert len(list(dict.fromkeys(zoos))) == 10
+    assert zoos == sorted(zoos, key=list(dict.fromkeys(zoos)).index), "one after the other"
+    assert sum(len(seeds) for one in study.settings.values() for seeds in one.recipes.values()) == len(zoos)
