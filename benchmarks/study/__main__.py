@@ -13,62 +13,94 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.measuring import RESULTS, machine
-from benchmarks.study.config import PATH, StudyConfig, read_study
+from benchmarks.study.config import StudyConfig, read_study
 from benchmarks.study.tables import write_figure, write_tables
 from benchmarks.zoos import CACHE, CONFIG
 from datagen.files import write_text
 
+if TYPE_CHECKING:
+    from benchmarks.study.cell import Cell
+    from benchmarks.study.methods import Way
+
 
 class Task(NamedTuple):
-    """One cell: a setting on one zoo."""
+    """One cell: a setting on one zoo, or one value of what is varied there.
 
-    setting: str
+    Attributes:
+        varied: what is varied, if anything is.
+        value: its value.
+    """
+
     recipe: str
     seed: int
+    setting: str
+    varied: str = ""
+    value: str = ""
 
 
 def tasks(study: StudyConfig) -> Iterator[Task]:
-    """Cells, zoo by zoo, so that each zoo is trained once."""
-    zoos = dict.fromkeys((r, s) for one in study.settings.values() for r, seeds in one.recipes.items() for s in seeds)
-    for recipe, seed in zoos:
-        for name, setting in study.settings.items():
-            if seed in setting.recipes.get(recipe, []):
-                yield Task(name, recipe, seed)
+    """All cells, settings first."""
+    for name, setting in study.settings.items():
+        for recipe, seeds in setting.recipes.items():
+            yield from (Task(recipe, seed, name) for seed in seeds)
+    for varied, values in study.ablations.variants.items():
+        for recipe, seeds in study.ablations.recipes.items():
+            yield from (
+                Task(recipe, seed, study.ablations.setting, varied, value) for value in values for seed in seeds
+            )
 
 
 def run_zoo(some: list[Task]) -> list[dict[str, Any]]:
-    """All cells of one zoo, in a process of its own."""
+    """Cells of one zoo, in a process of its own."""
+    return [_run(task) for task in some]
+
+
+def _run(task: Task) -> dict[str, Any]:
+    """One cell; what is known of it is not measured again."""
     from benchmarks.study.cell import Cell
-    from benchmarks.study.methods import ways
+    from benchmarks.study.methods import ablated, ways
 
-    study, found = read_study(), []
-    for task in some:
-        file = _file(task)
-        if not file.is_file():
-            cell = Cell.ready(study, study.settings[task.setting], task.recipe, task.seed)
-            rows = {}
+    study, file = read_study(), _file(task)
+    if not file.is_file():
+        cell = Cell.ready(study, study.settings[task.setting], task.recipe, task.seed)
+        rows: dict[str, Any] = {}
+        if task.varied:
+            variant = study.ablations.variants[task.varied][task.value]
+            rows = _measured(cell, lambda cell: {task.value: ablated(cell, variant)})
+        else:
             for way in ways(cell):
-                begun = time.monotonic()
-                merges = way(cell)
-                took = (time.monotonic() - begun) / max(1, len(merges))
-                for name, merged in merges.items():
-                    cost = merged.sequences / cell.search.sequences
-                    told = {"passes": round(cost, 2), "seconds": round(took, 2), "picked": merged.picked}
-                    rows[name] = cell.judged(merged) | told
-            write_text(file, json.dumps(rows) + "\n")
-        found.append(task._asdict() | {"rows": json.loads(file.read_text())})
-        print(*task, flush=True)
-    return found
+                rows |= _measured(cell, way)
+        write_text(file, json.dumps(rows) + "\n")
+    print(*task, flush=True)
+    return task._asdict() | {"rows": json.loads(file.read_text())}
 
 
-def _file(task: Task) -> Any:
-    decided = [PATH.read_text(), CONFIG.read_text()]
-    stamp = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
-    name = f"{task.setting.replace(', ', '-').replace(' ', '-')}-{task.recipe}-{task.seed}-{stamp}.json"
-    return CACHE / "study" / name
+def _measured(cell: "Cell", way: "Way") -> dict[str, Any]:
+    """What merges are worth, and what finding them cost."""
+    begun = time.monotonic()
+    merges = way(cell)
+    took = (time.monotonic() - begun) / max(1, len(merges))
+    return {
+        name: cell.judged(merged)
+        | {
+            "passes": round(merged.sequences / cell.search.sequences, 2),
+            "seconds": round(took, 2),
+            "picked": merged.picked,
+        }
+        for name, merged in merges.items()
+    }
+
+
+def _file(task: Task) -> Path:
+    """Where a cell is kept, under a name that tells what decides it."""
+    decided = json.dumps([task, read_study().model_dump(exclude={"ablations"}), CONFIG.read_text()])
+    if task.varied:
+        decided += read_study().ablations.variants[task.varied][task.value].model_dump_json()
+    return CACHE / "study" / f"{hashlib.sha256(decided.encode()).hexdigest()[:16]}.json"
 
 
 def main() -> int:
@@ -82,8 +114,9 @@ def main() -> int:
     if not given.tables:
         begun, found = time.monotonic(), []
         (CACHE / "study").mkdir(parents=True, exist_ok=True)
+        order = {task: place for place, task in enumerate(tasks(read_study()))}
         by_zoo: dict[str, list[Task]] = {}
-        for task in tasks(read_study()):
+        for task in order:
             by_zoo.setdefault(f"{task.recipe}-{task.seed}", []).append(task)
         wanted = [some for zoo, some in by_zoo.items() if not given.zoos or zoo in given.zoos]
         # One thread each: they would wait for each other.
@@ -91,8 +124,7 @@ def main() -> int:
         with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(run_zoo, some) for some in wanted]):
                 found += done.result()
-        order = {task: place for place, task in enumerate(tasks(read_study()))}
-        found.sort(key=lambda one: order[Task(one["setting"], one["recipe"], one["seed"])])
+        found.sort(key=lambda one: order[Task(**{name: one[name] for name in Task._fields})])
         told = {"machine": machine(), "minutes": round((time.monotonic() - begun) / 60, 1), "cells": found}
         write_text(results, json.dumps(told, indent=1) + "\n")
     cells = json.loads(results.read_text())["cells"]

@@ -4,10 +4,13 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from benchmarks.study.config import Setting, StudyConfig
+from benchmarks.study.config import Setting, StudyConfig, Variant
 from benchmarks.zoos import Bench
+from datagen.rows import Row, write_rows
+from datagen.zoo.world import DOMAINS, Split, World
 from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.banks import bank_of, space_of
@@ -58,6 +61,17 @@ class Cell:
         bench = Bench.ready(recipe, seed)
         cell = cls(study, setting, bench)
         return replace(cell, bench=replace(bench, config=cell.config()))
+
+    def varied(self, variant: Variant) -> "Cell":
+        """The same zoo with something changed."""
+        study = self.study.model_copy(update={"examples": variant.examples or self.study.examples})
+        setting = self.setting.model_copy(update={"experts": variant.experts or self.setting.experts})
+        config = self.bench.config
+        if variant.real:
+            config = config.model_copy(update={"run": str(config.run_folder / "real")})
+            _write_world(config.data_folder, World(self.bench.seed))
+        cell = Cell(study, setting, replace(self.bench, config=config))
+        return replace(cell, bench=replace(cell.bench, config=cell.config()))
 
     @property
     def terms(self) -> list[str]:
@@ -139,3 +153,13 @@ class Cell:
         columns = [ALIGNMENT, OVER_REFUSAL, *self.setting.experts]
         found = {name: 100 * self.bench.tests[name].scores(merged.engine)[name].exact for name in columns}
         return found | {"mean": statistics.fmean(found[name] for name in self.setting.experts)}
+
+
+def _write_world(folder: Path, world: World) -> None:
+    """The zoo's own questions and answers, about as many as are written for it."""
+    for split, most in ((Split.SEARCH, 240), (Split.VALIDATION, 120)):
+        for kind in ("unsafe", BORDERLINE, *DOMAINS):
+            found = world.examples(kind, split)
+            some = found[:: max(1, len(found) // most)][:most]
+            rows = [Row.of(one.prompt, one.answer, kind=kind, split=split.value) for one in some]
+            write_rows(folder / split.value / f"{kind}.jsonl", rows)

@@ -27,6 +27,38 @@ class Setting(Frozen):
     several: bool = False
 
 
+class Variant(Frozen):
+    """What differs from the default.
+
+    Attributes:
+        examples: search rows of every term; 0 for the study's.
+        experts: domain experts; none for the setting's.
+        real: whether the rows are the zoo's own, with true answers, in place of written ones.
+        alpha: runs EvoMM on both kinds of rows with it, in place of ours.
+        overrides: of the demo's config.
+    """
+
+    examples: int = 0
+    experts: list[str] = []
+    real: bool = False
+    alpha: float | None = None
+    overrides: dict[str, Any] = {}
+
+
+class Ablations(Frozen):
+    """What is varied, one thing at a time.
+
+    Attributes:
+        setting: that all start from.
+        recipes: zoo recipe -> seeds of its zoos.
+        variants: what is varied -> value -> how.
+    """
+
+    setting: str
+    recipes: dict[str, list[int]]
+    variants: dict[str, dict[str, Variant]]
+
+
 class StudyConfig(Frozen):
     """The study.
 
@@ -39,7 +71,8 @@ class StudyConfig(Frozen):
         arcs: SLERP's t.
         vectors: MergeAlign's a and b.
         settings: by name.
-        goodbunch: variant -> overrides of the demo's config.
+        goodbunch: variant -> overrides of the demo's config; the first is the default.
+        ablations: of the default.
     """
 
     examples: int
@@ -51,6 +84,7 @@ class StudyConfig(Frozen):
     vectors: list[float]
     settings: dict[str, Setting]
     goodbunch: dict[str, dict[str, Any]]
+    ablations: Ablations
 
 
 def read_study(path: Path = PATH) -> StudyConfig:

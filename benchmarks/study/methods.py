@@ -4,11 +4,12 @@ Paper 1: parents, TIES and DARE-TIES on a grid, SLERP along its arc, EvoMM, LM-C
 accuracy, as there. Paper 2: plain interpolation, MergeAlign. All that is picked is picked on validation rows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
 from benchmarks.study.cell import BORDERLINE, SAFETY, Cell, Merged
+from benchmarks.study.config import Variant
 from optimizer.engines.banks import bank_of
 from optimizer.engines.scoring import ScoringEngine
 from optimizer.merging.space import Space
@@ -84,24 +85,25 @@ def cocktails(cell: Cell) -> dict[str, Merged]:
 
 def evomm(cell: Cell) -> dict[str, Merged]:
     """EvoMM: paper 1's CMA-ES per layer on TIES, on the domains' rows, and with the safety rows."""
-    found = {}
-    for name, terms in _data(cell).items():
-        weights = {term: 1.0 if term == SAFETY else cell.study.alpha / len(cell.setting.experts) for term in terms}
-        config = cell.config(
-            weights,
-            **{
-                "merge.method": "ties",
-                "merge.groups": "layer",
-                "search.sampler": "evomm",
-                "search.pruning": 0,
-                "search.black_box.trials": cell.study.evaluations,
-                "search.black_box.patience": 0,
-            },
-        )
-        searched, engine, cost = cell.searched(config, validated=False)
-        best = min((t for t in searched.trials if NAME not in t.user_attrs), key=lambda trial: trial.user_attrs[LOSS])
-        found[f"EvoMM, {name}"] = Merged(engine, *searched.domain.point(best.params), sequences=cost)
-    return found
+    return {f"EvoMM, {name}": _evolved(cell, terms, cell.study.alpha) for name, terms in _data(cell).items()}
+
+
+def _evolved(cell: Cell, terms: Sequence[str], alpha: float) -> Merged:
+    weights = {term: 1.0 if term == SAFETY else alpha / len(cell.setting.experts) for term in terms}
+    config = cell.config(
+        weights,
+        **{
+            "merge.method": "ties",
+            "merge.groups": "layer",
+            "search.sampler": "evomm",
+            "search.pruning": 0,
+            "search.black_box.trials": cell.study.evaluations,
+            "search.black_box.patience": 0,
+        },
+    )
+    searched, engine, cost = cell.searched(config, validated=False)
+    best = min((t for t in searched.trials if NAME not in t.user_attrs), key=lambda trial: trial.user_attrs[LOSS])
+    return Merged(engine, *searched.domain.point(best.params), sequences=cost)
 
 
 def goodbunch(cell: Cell) -> dict[str, Merged]:
@@ -111,6 +113,16 @@ def goodbunch(cell: Cell) -> dict[str, Merged]:
         searched, engine, cost = cell.searched(cell.config(None, **overrides))
         found[name] = Merged(engine, searched.coefficients, {}, cost)
     return found
+
+
+def ablated(cell: Cell, variant: Variant) -> Merged:
+    """Ours with something changed, or EvoMM with another weight of the domains."""
+    changed = cell.varied(variant)
+    if variant.alpha is not None:
+        return _evolved(changed, [SAFETY, *changed.setting.experts], variant.alpha)
+    default = next(iter(cell.study.goodbunch.values()))
+    searched, engine, cost = changed.searched(changed.config(None, **(default | variant.overrides)))
+    return Merged(engine, searched.coefficients, {}, cost)
 
 
 def several(cell: Cell) -> dict[str, Merged]:

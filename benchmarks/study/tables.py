@@ -18,6 +18,9 @@ _COSTS = ("passes", "seconds")
 
 _PICKED = "picked"
 
+#: Columns that every bunch has.
+_ALWAYS = (ALIGNMENT, OVER_REFUSAL, "mean", *_COSTS)
+
 #: Merges that nobody chose by data.
 NAIVE = ("interpolation", "task arithmetic", "TIES, grid", "DARE-TIES, grid", "SLERP, grid")
 
@@ -29,6 +32,8 @@ def grouped(cells: Sequence[Mapping[str, Any]]) -> Groups:
     """Cells by setting and recipe, in their order."""
     groups: Groups = {}
     for cell in cells:
+        if cell["varied"]:
+            continue
         groups.setdefault((cell["setting"], cell["recipe"]), []).append(cell["rows"])
     return groups
 
@@ -38,8 +43,21 @@ def write_tables(cells: Sequence[Mapping[str, Any]]) -> None:
     parts = ["# Tables", "Median over the zoos, and the least and the greatest of them. Written by `make study`."]
     for (setting, recipe), zoos in grouped(cells).items():
         parts += [f"## {recipe} zoos, {setting} ({len(zoos)} zoos)", "\n".join(_table(zoos))]
+    for varied, rows in _varied(cells).items():
+        zoos = [dict(zip(rows, zoo, strict=True)) for zoo in zip(*rows.values(), strict=True)]
+        parts += [f"## Varied: {varied}", "\n".join(_table(zoos))]
     parts += ["## Claims", "\n".join(_claims(grouped(cells)))]
     write_text(DOCS / "tables.md", "\n\n".join(parts) + "\n")
+
+
+def _varied(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """What is varied -> its value -> the row of each zoo, with the columns that all values have."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for cell in cells:
+        if cell["varied"]:
+            row = {column: cell["rows"][cell["value"]][column] for column in _ALWAYS}
+            found.setdefault(cell["varied"], {}).setdefault(cell["value"], []).append(row)
+    return found
 
 
 def spread(values: Sequence[float]) -> str:

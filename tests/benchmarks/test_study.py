@@ -43,18 +43,22 @@ def test_claims(changed: dict[str, Any], broken: list[int]) -> None:
 def test_tables_tell_medians_and_extremes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "DOCS", tmp_path)
     zoos = [ZOO | {"goodbunch": row(value, 1, 95)} for value in (90.0, 100.0, 99.0)]
-    tables.write_tables(
-        [{"setting": "four", "recipe": "natural", "seed": n, "rows": one} for n, one in enumerate(zoos)]
-    )
+    cells = [{"setting": "four", "recipe": "natural", "varied": "", "rows": one} for one in zoos]
+    steps = [{"varied": "steps", "value": str(n), "rows": {str(n): row(n, 0, 0)}} for n in (8, 8, 16, 16)]
+    tables.write_tables([*cells, *steps])
     written = (tmp_path / "tables.md").read_text()
     assert "## natural zoos, four (3 zoos)" in written
     assert "| goodbunch | 99.0 [90.0, 100.0] | 1.0 | 95.0 | 1.0 | 2.0 |" in written
+    assert "## Varied: steps" in written
+    assert "| 8 | 8.0 | 0.0 | 0.0 | 1.0 | 2.0 |" in written
     assert "| EvoMM on expert data alone loses it | natural, four | 3 of 3 |" in written
 
 
-def test_every_zoo_is_trained_once() -> None:
+def test_every_cell_is_there_once() -> None:
     study = read_study()
-    zoos = [(task.recipe, task.seed) for task in tasks(study)]
-    assert len(list(dict.fromkeys(zoos))) == 10
-    assert zoos == sorted(zoos, key=list(dict.fromkeys(zoos)).index), "one after the other"
-    assert sum(len(seeds) for one in study.settings.values() for seeds in one.recipes.values()) == len(zoos)
+    found = list(tasks(study))
+    assert len(set(found)) == len(found)
+    assert len({(task.recipe, task.seed) for task in found}) == 10
+    whole = sum(len(seeds) for one in study.settings.values() for seeds in one.recipes.values())
+    values = sum(map(len, study.ablations.variants.values()))
+    assert len(found) == whole + values * len(study.ablations.recipes["natural"])
