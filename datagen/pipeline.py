@@ -97,10 +97,10 @@ def generate(
     models = bunch.models() | config.models()
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
-        stack.enter_context(held(folder, "writing data"))
         engines = _engines(stack, engine, bunch, workers)
         for one in engines if engine.kind == "server" else engines[:1]:
             one.check(models.values())
+        stack.enter_context(held(folder, "writing data"))
         journal = Journal(engines, folder / "stages", engine.chunk, f"{engine.kind} {engine.dtype}")
         written = write_questions(journal, inputs.briefs, models, config, seed, counts)
         say(f"questions: {len(written.questions)} written")

@@ -75,11 +75,11 @@ def search(
     clock = dict(seconds or {})
     folder = config.run_folder
     with ExitStack() as stack:
-        stack.enter_context(held(folder, "a search"))
         driver = _driver(stack, database, joins=False)
         with _timed(clock, "open"):
             bunch, space, terms = open_run(config)
             tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
+        stack.enter_context(held(folder, "a search"))
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
         with _timed(clock, "search"):
             found = _searched(config, bunch, space, terms, speaker, workers, driver)
