@@ -41,7 +41,7 @@ from optimizer.report.result import (
 )
 from optimizer.report.runaways import runaways
 from optimizer.report.tables import heading, per_cent, text_table
-from optimizer.report.verdict import standing
+from optimizer.report.verdict import hidden, standing
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
@@ -195,7 +195,7 @@ def show(config: Config, result: Result) -> None:
     console.print(text_table(title, score_table(result), winners))
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
-    console.print(standing(result), markup=False)
+    console.print(" ".join(filter(None, [standing(result), hidden(result)])), markup=False)
     for name in ("merged", "result.json", "report.html", "study.db"):
         console.print(f"  {config.run_folder / name}")
 

@@ -25,7 +25,7 @@ from optimizer.report.result import (
     read_result,
     write_result,
 )
-from optimizer.report.verdict import standing, verdict
+from optimizer.report.verdict import hidden, standing, verdict
 from tests.optimizer.blame.bunches import hand_made
 
 ROOT = Path(__file__).parents[3]
@@ -263,6 +263,19 @@ def test_verdict_by_hand(small: Result) -> None:
         "borderline ones and keeps 94% of the experts' own accuracy; the uniform average refuses 0%. By its score on "
         "the same test rows the winner is ahead of every other model."
     )
+
+
+def test_parents_that_hide_what_a_merge_does(small: Result) -> None:
+    assert hidden(small) == "", "its experts do not refuse themselves"
+    rows = [one for one in small.rows if one.role != "expert"]
+    rows += [row(name, "expert", 1.0, 0.0, 1.0, 0.0) for name in ("left", "right")]
+    told = "Each of its parents refuses at least 100% on its own, and uniform of them 0%: what parents refuse does not"
+    told += " tell what a merge does."
+    safe = small.model_copy(update={"rows": rows})
+    assert hidden(safe) == told
+    assert verdict(safe).endswith(told)
+    merges = [one.model_copy(update={"metrics": rows[-1].metrics}) if one.role == "naive" else one for one in rows]
+    assert hidden(small.model_copy(update={"rows": merges})) == ""
 
 
 def test_standing_names_rivals(small: Result) -> None:
