@@ -10,6 +10,9 @@ ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".cache"
 DEMO_CONFIG = ROOT / "configs" / "demo.yaml"
 
+#: Configs of runs; the study's is of another kind.
+RUN_CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "study")
+
 
 def command(*args: object) -> list[str]:
     """The command line that runs `goodbunch` in this environment."""

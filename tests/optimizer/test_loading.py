@@ -6,15 +6,13 @@ import pytest
 
 from datagen.errors import ConfigError
 from optimizer.loading import load_config
-
-ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "configs" / "demo.yaml"
+from tests.support import DEMO_CONFIG as DEMO
+from tests.support import RUN_CONFIGS
 
 
 def test_every_shipped_config_is_valid() -> None:
-    paths = sorted((ROOT / "configs").rglob("*.yaml"))
-    assert DEMO in paths
-    for path in paths:
+    assert DEMO in RUN_CONFIGS
+    for path in RUN_CONFIGS:
         load_config(path)
 
 
