@@ -47,12 +47,15 @@ class History:
             trials: all of the study, by number.
         """
         ended = []
-        for trial in [trials[number] for number in (*self._open, *range(self._seen, len(trials)))]:
-            self._open.pop(trial.number, None)
+        for number in (*self._open, *range(self._seen, len(trials))):
+            trial = trials[number]
+            if self._open.get(number) is trial:  # storages replace what has changed
+                continue
+            self._open.pop(number, None)
             if trial.state in DONE:
                 ended.append(trial)
             elif trial.state != TrialState.FAIL:
-                self._open[trial.number] = trial
+                self._open[number] = trial
         self._seen = len(trials)
         for trial in sorted(ended, key=lambda trial: (trial.datetime_complete or datetime.min, trial.number)):
             self._add(trial)

@@ -274,13 +274,13 @@ class Running:
         """The evaluation of a trial; none if other drivers have begun all there may be."""
         if trial is None:
             return None
-        values, history = self._suggested(trial), self._look()
+        values = self._suggested(trial)
         name = trial.user_attrs.get(NAME)
         standing = self.task.problem.measuring.standing(
-            history,
+            self._history,
             self._before,
             # What others are held to must be known to the end, and the first trial has nothing to be compared with.
-            may_stop=bool(history.bests) and name not in self._held_against,
+            may_stop=bool(self._history.bests) and name not in self._held_against,
             # What the sources are worth in each term is asked of them all.
             may_miss=name in baselines.parents(self.task.space),
         )
@@ -294,7 +294,7 @@ class Running:
         begun = storage.get_trial(trial._trial_id)
         # Optuna's samplers find out what a study's parameters are from all its trials, for every trial anew, and set
         # them one by one: a thousand parameters are as slow as a small model. The first trial tells them nothing yet.
-        joint = self.plan.domain.joint if self._look().bests else {}
+        joint = self.plan.domain.joint if self._history.bests else {}
         told = begun.params or trial._fixed_params or study.sampler.sample_relative(study, begun, joint)
         values = {
             name: told[name] if name in told else study.sampler.sample_independent(study, begun, name, one)
@@ -310,8 +310,8 @@ class Running:
 
     def _tell(self, trial: Trial, result: Evaluated) -> FrozenTrial:
         """Tells the study of an evaluated trial."""
-        history, name = self._look(), str(trial.user_attrs.get(NAME, ""))
-        measuring, measured = self.task.problem.measuring, result.measured
+        name = str(trial.user_attrs.get(NAME, ""))
+        measuring, measured, history = self.task.problem.measuring, result.measured, self._history
         is_first = not history.bests
         if result.words and is_first:
             raise EngineDiedError(result.words)

@@ -5,6 +5,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -15,6 +18,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial
 
 from optimizer.search.domain import Domain
 from optimizer.search_config import BlackBoxConfig, SearchConfig
@@ -72,6 +76,22 @@ def _qmc(_: BlackBox, __: Domain, ___: int) -> QMCSampler:
     return QMCSampler(seed=0, scramble=True)
 
 
+class _Uniform(RandomSampler):
+    """Draws all parameters at once; one by one takes Optuna as long as all else that is done for a trial."""
+
+    def __init__(self, domain: Domain, seed: int) -> None:
+        super().__init__(seed)
+        self._ends = domain.ends
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, float]:
+        if not search_space:
+            return {}
+        low, high = np.array([self._ends[name] for name in search_space]).T
+        return dict(zip(search_space, self._rng.rng.uniform(low, high).tolist(), strict=True))
+
+
 _SAMPLERS: dict[str, Callable[[BlackBox, Domain, int], BaseSampler]] = {
     "evomm": _cma,
     "cmaes": _cma,
@@ -80,5 +100,5 @@ _SAMPLERS: dict[str, Callable[[BlackBox, Domain, int], BaseSampler]] = {
     "nsga2": lambda _, __, seed: NSGAIISampler(seed=seed),
     "nsga3": lambda _, __, seed: NSGAIIISampler(seed=seed),
     "qmc": _qmc,
-    "random": lambda _, __, seed: RandomSampler(seed=seed),
+    "random": lambda _, domain, seed: _Uniform(domain, seed),
 }

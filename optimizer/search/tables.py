@@ -149,12 +149,15 @@ def states(connection: Connection, study_id: int, known: Sequence[FrozenTrial]) 
     Args:
         known: its first trials.
     """
-    unfinished = [trial._trial_id for trial in known if not trial.state.is_finished()]
     asked = select(TRIALS.c.trial_id, TRIALS.c.state)
-    found = list(connection.execute(asked.where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id > _last(known))))
-    for start in range(0, len(unfinished), _AT_ONCE):
-        found += connection.execute(asked.where(TRIALS.c.trial_id.in_(unfinished[start : start + _AT_ONCE])))
-    return [(row.trial_id, row.state) for row in found]
+    news = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING]) | (TRIALS.c.trial_id > _last(known))
+    found = [(row.trial_id, row.state) for row in connection.execute(asked.where(TRIALS.c.study_id == study_id, news))]
+    open_ids = {trial._trial_id for trial in known if not trial.state.is_finished()}
+    ended = sorted(open_ids - {trial_id for trial_id, _ in found})
+    for start in range(0, len(ended), _AT_ONCE):
+        some = connection.execute(asked.where(TRIALS.c.trial_id.in_(ended[start : start + _AT_ONCE])))
+        found += [(row.trial_id, row.state) for row in some]
+    return found
 
 
 def load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
