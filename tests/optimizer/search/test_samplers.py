@@ -56,6 +56,17 @@ def test_a_study_taken_up_again_has_the_same_trials(name: str) -> None:
     assert np.max(whole) <= settings.high
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("qmc", "random")])
+def test_what_is_suggested_together_is_what_optuna_would_find_out(name: str) -> None:
+    config = SearchConfig(sampler=name, parameters={"density": (0.1, 0.9)})  # type: ignore[arg-type]
+    storage = optuna.storages.InMemoryStorage()
+    study_of(config, storage, 3)
+    study, domain = optuna.load_study(study_name="bowl", storage=storage), domain_of(config)
+    sampler = BlackBox(name, 0, {}, 0.1).sampler(domain, 3)
+    found = sampler.infer_relative_search_space(study, study.trials[-1])
+    assert list(found.items()) == list(domain.joint.items()), "in the same order, too"
+
+
 @pytest.mark.parametrize("name", SEVERAL)
 def test_so_has_one_of_several_objectives_and_hyper_parameters(name: str) -> None:
     config = SearchConfig(sampler=name, seed=3, parameters={"density": (0.2, 0.3)})  # type: ignore[arg-type]
