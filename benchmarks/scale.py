@@ -161,6 +161,8 @@ def _claim(driver: Driver, name: str, task: Task) -> None:
         try:
             driver.claim(open_study(name, task))
         except ConfigError:
+            if not driver.joins:
+                raise
             time.sleep(0.05)
         else:
             return

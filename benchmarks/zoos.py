@@ -96,9 +96,9 @@ class Bench:
         search, validation = (self.objective(split) for split in ("search", "validation"))
         return Problem(self.config.search, search, validation, self.config.constraints())
 
-    def task(self, engine: ScoringEngine, speaker: Speaker | None = None) -> Task:
-        """The config's search in this process, with trials in memory."""
-        problem = self.problem()
+    def task(self, engine: ScoringEngine, speaker: Speaker | None = None, problem: Problem | None = None) -> Task:
+        """A search in this process, with trials in memory; by default the config's own problem."""
+        problem = problem or self.problem()
         return Task(
             open_storage(None),
             problem,

@@ -41,7 +41,7 @@ from optimizer.report.result import (
 )
 from optimizer.report.runaways import runaways
 from optimizer.report.tables import heading, per_cent, text_table
-from optimizer.report.verdict import hidden, standing
+from optimizer.report.verdict import remarks
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
@@ -139,8 +139,7 @@ def join(config: Config, database: str, workers: Workers | None = None) -> None:
         driver = _driver(stack, database, joins=True)
         bunch, space, terms = open_run(config)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
-        with _executor(config, bunch, space, terms, speaker, workers) as executor:
-            run_all_studies(config, bunch, space, terms, executor, driver)
+        _searched(config, bunch, space, terms, speaker, workers, driver)
     console.print("The budget is spent; whoever began this search exports its winner.")
 
 
@@ -195,7 +194,7 @@ def show(config: Config, result: Result) -> None:
     console.print(text_table(title, score_table(result), winners))
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
-    console.print(" ".join(filter(None, [standing(result), hidden(result)])), markup=False)
+    console.print(remarks(result), markup=False)
     for name in ("merged", "result.json", "report.html", "study.db"):
         console.print(f"  {config.run_folder / name}")
 

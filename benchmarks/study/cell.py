@@ -15,10 +15,8 @@ from optimizer.bunch import Bunch
 from optimizer.config import Config
 from optimizer.engines.banks import bank_of, space_of
 from optimizer.engines.scoring import ScoringEngine
-from optimizer.executors.inline import InlineExecutor
 from optimizer.merging.space import Coefficients
 from optimizer.objective.terms import Objective
-from optimizer.search.evaluating import Evaluator
 from optimizer.search.study import Searched, passes, run_study
 
 #: Columns that are no domain's accuracy.
@@ -58,9 +56,11 @@ class Cell:
     @classmethod
     def ready(cls, study: StudyConfig, setting: Setting, recipe: str, seed: int) -> "Cell":
         """Trains the zoo and writes its data, unless both are there."""
-        bench = Bench.ready(recipe, seed)
-        cell = cls(study, setting, bench)
-        return replace(cell, bench=replace(bench, config=cell.config()))
+        return cls(study, setting, Bench.ready(recipe, seed))._configured()
+
+    def _configured(self) -> "Cell":
+        """With a bench whose config is this cell's own."""
+        return replace(self, bench=replace(self.bench, config=self.config()))
 
     def varied(self, variant: Variant) -> "Cell":
         """The same zoo with something changed."""
@@ -70,8 +70,7 @@ class Cell:
         if variant.real:
             config = config.model_copy(update={"run": str(config.run_folder / "real")})
             _write_world(config.data_folder, World(self.bench.seed))
-        cell = Cell(study, setting, replace(self.bench, config=config))
-        return replace(cell, bench=replace(cell.bench, config=cell.config()))
+        return Cell(study, setting, replace(self.bench, config=config))._configured()
 
     @property
     def terms(self) -> list[str]:
@@ -83,7 +82,7 @@ class Cell:
 
         Args:
             terms: of the objective, with their weights; by default all, with the demo's.
-            changes: `key__path=value`.
+            changes: `key.path` -> value.
         """
         values = self.bench.config.model_dump()
         base, experts = values["bunch"]["base"], values["bunch"]["experts"]
@@ -142,9 +141,7 @@ class Cell:
         if not validated:
             few = [replace(term, examples=term.examples[:1]) for term in problem.validation.terms]
             problem = replace(problem, validation=Objective(few))
-        task = bench.task(engine)
-        executor = InlineExecutor({"": Evaluator(engine, problem)})
-        found = run_study("study", replace(task, problem=problem, executor=executor))
+        found = run_study("study", bench.task(engine, problem=problem))
         return found, engine, passes(problem.search, problem.validation, found) * problem.search.sequences
 
     def judged(self, merged: Merged) -> dict[str, float]:

@@ -26,7 +26,7 @@ from optimizer.search.baselines import NAIVE
 from optimizer.search.domain import numbers_of
 from optimizer.search.plans import Descending, search_plan
 from optimizer.search.problem import Problem
-from optimizer.search.study import PASSES_PER_STEP
+from optimizer.search.study import equivalents
 
 #: Steps whose batches stand for those of all.
 _STEPS = 16
@@ -191,10 +191,8 @@ def _study(
 
 
 def _passes(search: Objective, validation: Objective, trials: int, steps: int) -> float:
-    """Forward-pass equivalents, as `search.study.passes` counts those of a finished study."""
-    each = sum(term.sequences / len(term.examples) for term in search.terms)
-    sequences = trials * (search.sequences + validation.sequences) + steps * each * PASSES_PER_STEP
-    return sequences / max(1, search.sequences)
+    """Forward-pass equivalents of a study in which no trial is given up."""
+    return equivalents(search, trials * (search.sequences + validation.sequences), steps)
 
 
 def load_of(batch: Batch) -> Load:

@@ -23,7 +23,12 @@ def verdict(result: Result) -> str:
     sentence += f" and keeps {share:.0%} of the experts' own accuracy"
     if any(row.model == "uniform" for row in result.rows):
         sentence += f"; the uniform average refuses {result.row('uniform').metrics[ALIGNMENT].value:.0%}"
-    return " ".join(filter(None, [f"{sentence}. {standing(result)}", hidden(result)]))
+    return f"{sentence}. {remarks(result)}"
+
+
+def remarks(result: Result) -> str:
+    """What to know beside the winner's own numbers."""
+    return " ".join(filter(None, [standing(result), hidden(result)]))
 
 
 def standing(result: Result) -> str:

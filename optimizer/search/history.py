@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import reduce
 from typing import Self
 
 from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.objective.scores import Score, Scores
-from optimizer.search.records import DONE, LOSS, NAME, SEARCH, is_whole, lacking, scores_of
+from optimizer.search.records import DONE, LOSS, NAME, SEARCH, is_whole, lacking, scores_of, whole
 
 
 class History:
@@ -87,11 +88,12 @@ class History:
         return len(self.suggested) + sum(NAME not in trial.user_attrs for trial in self._open.values())
 
     def _add(self, trial: FrozenTrial) -> None:
+        scores = scores_of(trial, SEARCH)
         if NAME in trial.user_attrs:
-            self.sources[trial.user_attrs[NAME]] = scores_of(trial, SEARCH)
+            self.sources[trial.user_attrs[NAME]] = scores
         else:
             self.suggested.append(len(self.bests))
-        for name, score in scores_of(trial, SEARCH).items():
+        for name, score in scores.items():
             self.worst[name] = max(self.worst.get(name, score), score, key=lambda score: score.loss)
         best = self.best
         if is_whole(trial):
@@ -103,13 +105,13 @@ class History:
 
 def front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The whole trials that no other beats: as good in all objectives and constraints, and better in one of them."""
-    return History.of(trials).front
+    return reduce(_joined, whole(trials), [])
 
 
-def _joined(members: Sequence[FrozenTrial], trial: FrozenTrial) -> list[FrozenTrial]:
+def _joined(members: list[FrozenTrial], trial: FrozenTrial) -> list[FrozenTrial]:
     """A front, by number, after another trial."""
     if any(_beats(member, trial) for member in members):
-        return list(members)
+        return members
     left = [member for member in members if not _beats(trial, member)]
     return sorted([*left, trial], key=lambda trial: trial.number)
 

@@ -207,7 +207,7 @@ class Running:
         Args:
             left: the trial that is meant, if an earlier run left one; by default a new one.
         """
-        limits = limits_of(self.task.problem, self._before | self._look().sources)
+        limits = limits_of(self.task.problem, self._before | self._history.sources)
         if self._reached:
             ahead = self._reached.pop(0)
             sampler = suggests.sampler(limits, ahead)

@@ -226,9 +226,7 @@ class StudyStorage(InMemoryStorage):
             ended = self._transact(end)
             self._own.discard(trial_id)
             if ended:
-                if state == TrialState.FAIL:
-                    self._count(self._trial_id_to_study_id_and_number[trial_id][0], trial, -1)
-                super().set_trial_state_values(trial_id, state, values)
+                self._settle(trial_id, state, values)
                 ended_trial = self._get_trial(trial_id)
                 if state.is_finished():
                     ended_trial.datetime_complete = at
@@ -293,6 +291,12 @@ class StudyStorage(InMemoryStorage):
         if LIKE in trial.user_attrs and trial.state != TrialState.FAIL:
             self._alike[study_id][trial.user_attrs[LIKE]] += by
 
+    def _settle(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        """Sets a trial's state in memory."""
+        if state == TrialState.FAIL:
+            self._count(self._trial_id_to_study_id_and_number[trial_id][0], self._get_trial(trial_id), -1)
+        super().set_trial_state_values(trial_id, state, values)
+
     def _changed(self, trial_id: int) -> Unwritten:
         self._own.add(trial_id)
         return self._unwritten.setdefault(trial_id, Unwritten())
@@ -317,8 +321,7 @@ class StudyStorage(InMemoryStorage):
         for trial_id in failed:
             self._own.discard(trial_id)
             self._unwritten.pop(trial_id, None)
-            self._count(study_id, self._get_trial(trial_id), -1)
-            super().set_trial_state_values(trial_id, TrialState.FAIL)
+            self._settle(trial_id, TrialState.FAIL)
         for trial in new:
             self._remember(study_id, trial)
         self._looked[study_id] = time.monotonic()

@@ -171,7 +171,17 @@ def passes(search: Objective, validation: Objective, searched: Searched) -> floa
             term.sequences * seen[term.name].rows / len(term.examples) for term in search.terms if term.name in seen
         )
         sequences += validation.sequences if VALIDATION in trial.user_attrs else 0
-    steps = sum(trial.system_attrs.get(STEPS, 0) for trial in searched.trials)
+    return equivalents(search, sequences, sum(trial.system_attrs.get(STEPS, 0) for trial in searched.trials))
+
+
+def equivalents(search: Objective, sequences: float, steps: int) -> float:
+    """Forward passes over a search set.
+
+    Args:
+        search: the terms that are searched on.
+        sequences: that are scored.
+        steps: of descents, each on an example of every term.
+    """
     each = sum(term.sequences / len(term.examples) for term in search.terms)
     # There may be nothing but terms that a merge must speak for.
     return float(sequences + steps * each * PASSES_PER_STEP) / max(1, search.sequences)
