@@ -1,8 +1,8 @@
-"""On a GPU, with 8B-shaped random weights: merging against a plain copy, then the steps of the default search.
+"""On a GPU, with random weights: merging against a plain copy, a search's parts against the plan, the default search.
 
-`python -m benchmarks.gpu` takes about five minutes for merging, with 100 GB of device memory, and ten for the search,
-with 80. `--parts merging` needs torch, safetensors and transformers alone; the search needs pydantic and OmegaConf as
-well. `--shape tiny --device cpu --rows 8` runs the same code anywhere.
+`python -m benchmarks.gpu` takes about ten minutes on an H200: merging 8B-shaped weights takes 100 GB of device memory,
+searching them 90. `--parts merging` needs torch, safetensors and transformers alone. `--shape tiny --device cpu
+--rows 8 --steps 16` runs the same code anywhere. Each part writes a results file of its own.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from benchmarks.shapes import SHAPES, Random, Shape
 from optimizer.merging.bank import Bank
 from optimizer.merging.methods import METHODS
 
+PARTS = ("merging", "costs", "search")
 WEIGHTS = (0.5, 0.3, 0.4)
 METHOD_SETTINGS: dict[str, dict[str, float]] = {"task_arithmetic": {}, "ties": {"density": 0.4}}
 ASKED = {"task_arithmetic": 0.85, "ties": 0.6}
@@ -27,22 +28,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="8B", choices=SHAPES)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--parts", nargs="+", choices=("merging", "search"), default=["merging", "search"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--tokens", type=int, default=65536, help="of the forward pass that a trial of merging is")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--rows", type=int, default=256, help="of each of the search's terms")
+    parser.add_argument("--steps", type=int, default=1024, help="of the search's descent; a default search has 1024")
     parser.add_argument("--checkpointing", action="store_true", help="search with layers that are computed anew")
     given = parser.parse_args()
     shape, device = SHAPES[given.shape], torch.device(given.device)
-    on = "gpu" if device.type == "cuda" else f"gpu-on-{device.type}"
     met = True
-    if "merging" in given.parts:
-        met = report(on, *merging(shape, device, given.tokens, given.times), given.shape)
-    if "search" in given.parts:
-        from benchmarks.search_costs import Sizes, search_costs  # of which merging needs nothing
+    for part in given.parts:
+        if part == "merging":
+            found = merging(shape, device, given.tokens, given.times)
+        else:
+            from benchmarks.search_costs import Sizes, search_costs, whole_search  # of which merging needs nothing
 
-        costs = search_costs(shape, device, Sizes(rows=given.rows), given.times, given.checkpointing)
-        report(f"{on}-search", [], costs, given.shape)
+            sizes = Sizes(rows=given.rows)
+            if part == "costs":
+                found = search_costs(shape, device, sizes, given.times, given.checkpointing)
+            else:
+                found = whole_search(shape, device, sizes, given.steps, given.checkpointing)
+        met &= report(f"gpu-{part}-{given.shape}", *found, given.shape)
     return 0 if met else 1
 
 

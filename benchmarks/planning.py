@@ -45,10 +45,10 @@ _SHARD = 2_000_000_000
 STEPS = 128
 
 
-def ratio(name: str, predicted: float, measured: float) -> Figure:
+def ratio(name: str, predicted: float, measured: float, within: float = WITHIN) -> Figure:
     """How far a prediction is off, either way."""
     return Figure(
-        f"{name}: predicted / measured, or the inverse", max(predicted / measured, measured / predicted), WITHIN, False
+        f"{name}: predicted / measured, or the inverse", max(predicted / measured, measured / predicted), within, False
     )
 
 

@@ -1,17 +1,36 @@
-"""What the default search takes on a device: steps, passes over all rows, memory, beside bytes and operations."""
+"""What the default search takes on a device: merges, steps, passes over all rows, the whole; beside what is planned."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import optuna
 import torch
 
-from benchmarks.measuring import in_turn
+from benchmarks.measuring import Figure, in_turn, seconds
+from benchmarks.planning import planned_shape, ratio
 from benchmarks.shapes import Shape
 from benchmarks.steps import examples_of, mean_loss, open_engine, points
-from datagen.batches import pack, pad
-from optimizer.engines.scoring import ScoringEngine
-from optimizer.search_config import DescentConfig
+from datagen.batches import Encoded, pack, pad
+from datagen.planning.hardware import machine_at_hand
+from optimizer.config import MergeConfig
+from optimizer.executors.inline import InlineExecutor
+from optimizer.objective.terms import Objective, Term
+from optimizer.planning.cost import Cost
+from optimizer.planning.memory import Scoring
+from optimizer.planning.rates import of_device
+from optimizer.planning.work import load_of
+from optimizer.search.evaluating import Evaluator
+from optimizer.search.problem import Problem
+from optimizer.search.running import Task
+from optimizer.search.storage import open_storage
+from optimizer.search.study import equivalents, run_study
+from optimizer.search_config import DescentConfig, SearchConfig
+
+#: How far off a prediction may be, either way, and how long the default search of an 8B model may take, in seconds.
+WITHIN, LONGEST = 1.3, 300.0
+
+#: Rows of the validation split for each of the search split, as data configs have it by default.
+_VALIDATION = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,16 +49,11 @@ class Sizes:
     rows: int = 256
     tokens: int = 256
 
-    @property
-    def all_tokens(self) -> int:
-        """Of a pass over all rows."""
-        return self.terms * self.rows * self.tokens
-
 
 def search_costs(
     shape: Shape, device: torch.device, sizes: Sizes, times: int, checkpointing: bool
-) -> dict[str, object]:
-    """Measures them on random weights, with coefficients by tensor.
+) -> tuple[list[Figure], dict[str, object]]:
+    """Measures the parts of a search on random weights, with coefficients by tensor, and holds them against the plan.
 
     Args:
         times: rounds of each.
@@ -51,9 +65,7 @@ def search_costs(
     engine.apply(point())  # what is drawn and prepared once
     rows = examples_of([sizes.tokens] * sizes.terms * sizes.rows, shape.vocabulary)
     batches, step = pack(rows), pad(rows, range(sizes.terms))
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    _reset_peak(device)
 
     def score() -> None:
         engine.apply(point())
@@ -64,32 +76,100 @@ def search_costs(
         lambda: engine.gradient(point(), step, mean_loss),
     ]
     merged, stepped = in_turn(runs, times, synchronize)
+    peaks = {"step": _peak(device)}
+    _reset_peak(device)
     (scored,) = in_turn([score], max(1, times // 5), synchronize)
-    default = DescentConfig()
+    peaks["pass"] = _peak(device)
+    measured = {"merge": merged, "step": stepped, "pass over all rows": scored}
     found: dict[str, object] = {
         "sizes": asdict(sizes) | {"layers computed anew": checkpointing},
-        "seconds": {"merge, in each": merged, "step": stepped, "pass over all rows": scored},
-        "seconds of a default search": {
-            f"{default.steps} steps and {default.trials} passes": default.steps * stepped + default.trials * scored,
-            "25 passes": 25 * scored,
-        },
-        "reached": _reached(engine, shape, sizes, merged=merged, stepped=stepped, scored=scored),
+        "seconds": measured,
+        "peak device memory, bytes": peaks,
     }
+    figures: list[Figure] = []
+    planned = planned_shape(shape)
+    found["reached"] = _reached(2 * planned.parameters, shape, sizes, merged=merged, stepped=stepped, scored=scored)
+    bytes_each = [planned.parameters * 2.0] * (sizes.experts + 1)
+    if rates := of_device(machine_at_hand().device) if device.type == "cuda" else None:
+        cost = Cost(planned, rates, 2, sum(bytes_each), checkpointing=checkpointing)
+        loads = list(map(load_of, batches))
+        predicted = {
+            "merge": cost.merge,
+            "step": cost.step(load_of(step)),
+            "pass over all rows": cost.trial(loads),
+        }
+        held = Scoring(planned, MergeConfig(), bytes_each, 2, [load_of(step)], loads, checkpointing, False).held()
+        found["predicted, seconds"] = predicted
+        found["predicted, bytes"] = held.device
+        figures += [ratio(name, predicted[name], measured[name], WITHIN) for name in predicted]
+        figures.append(ratio("memory", held.device, max(peaks.values()), WITHIN))
+    return figures, found
+
+
+def whole_search(
+    shape: Shape, device: torch.device, sizes: Sizes, steps: int, checkpointing: bool
+) -> tuple[list[Figure], dict[str, object]]:
+    """Runs the default search of random models on random rows to its end; no trial is given up before its own.
+
+    What the losses are makes no difference to what a search does then.
+
+    Args:
+        steps: of the descent.
+        checkpointing: as for `ScoringEngine`.
+    """
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    opened = open_engine(shape, sizes.experts, torch.bfloat16, str(device), checkpointing=checkpointing)
+    config = SearchConfig(pruning=0.0, descent=DescentConfig(steps=steps, checkpointing=checkpointing))
+    search, validation = (
+        Objective([_term(number, int(share * sizes.rows), sizes, shape) for number in range(sizes.terms)])
+        for share in (1.0, _VALIDATION)
+    )
+    problem = Problem(config, search, validation)
+    task = Task(open_storage(None), problem, opened.space, InlineExecutor({"": Evaluator(opened, problem)}))
+    _reset_peak(device)
+    searched = []
+    taken = seconds(lambda: searched.append(run_study("", task)), synchronize)
+    trials = len(searched[0].trials)
+    passes = equivalents(search, trials * search.sequences, config.descent.steps)
+    found = {
+        "sizes": asdict(sizes) | {"layers computed anew": checkpointing},
+        "seconds": taken,
+        "trials": trials,
+        "steps": config.descent.steps,
+        "forward-pass equivalents": passes,
+        "seconds per equivalent": taken / passes,
+        "peak device memory, bytes": _peak(device),
+    }
+    return [Figure("seconds of a whole default search", taken, LONGEST, at_least=False)], found
+
+
+def _term(number: int, rows: int, sizes: Sizes, shape: Shape) -> Term:
+    examples: list[Encoded] = examples_of([sizes.tokens] * max(1, rows), shape.vocabulary)
+    return Term(str(number), 1.0, examples)
+
+
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        found["peak device memory, bytes"] = torch.cuda.max_memory_allocated()
-    print(json.dumps(found, indent=1))
-    return found
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
 
 
 def _reached(
-    engine: ScoringEngine, shape: Shape, sizes: Sizes, *, merged: float, stepped: float, scored: float
+    model: float, shape: Shape, sizes: Sizes, *, merged: float, stepped: float, scored: float
 ) -> dict[str, object]:
     """Bytes and operations that each must at least move and do, and the rates that follow.
 
     A merge reads every source and writes the model. A step, after it, does three times the operations of a forward
     pass, and reads every source once more and each gradient, which it has written, for the dot products.
+
+    Args:
+        model: its bytes.
     """
-    model = sum(parameter.nbytes for parameter in engine.model.parameters())
     merge_bytes = (sizes.experts + 2) * model
     step_bytes = merge_bytes + (sizes.experts + 3) * model
     forward = _operations(shape, sizes.tokens)

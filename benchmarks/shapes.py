@@ -79,6 +79,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(64, 128, 2, 4, 2, 512, tied=False, biases=False),
     "0.5B": Shape(896, 4864, 24, 14, 2, 151936, tied=True, biases=True),
+    "1B": Shape(2048, 8192, 16, 32, 8, 128256, tied=True, biases=False),
     "8B": Shape(4096, 14336, 32, 32, 8, 128256, tied=False, biases=False),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.study import tables
-from benchmarks.study.__main__ import tasks
+from benchmarks.study.running import tasks
 from benchmarks.study.config import read_study
 
 

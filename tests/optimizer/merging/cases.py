@@ -1,9 +1,9 @@
 """What the tests of merging share: methods with settings, sources, and mergekit as an oracle."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 #: Coefficients of three experts; methods with few of them, or with another unit, have their own.
 COEFFICIENTS = (0.6, 0.3, 0.45)
 _OWN = {"nearswap": (0.002,), "passthrough": (0.7,)}
+
+#: Tensors of the models that a bank is tested with.
+SHAPES = {"embed": (61, 24), "norm": (24,), "experts": (19, 6, 7), "scale": (), "odd": (3, 5)}
 
 #: Values for what is not searched.
 _FIXED = {"lambda": 0.7}
@@ -95,6 +98,46 @@ def inputs_of(
     typed = [tensor.to(dtypes[i % len(dtypes)]) for i, tensor in enumerate(tensors)]
     inputs = Inputs.of(typed[0] if case.based else None, typed[1:])
     return replace(inputs, name="layer.weight", sources=tuple("abc"[: case.experts]), seed=3)
+
+
+@dataclass
+class Model:
+    """A source in memory that counts how often it is read."""
+
+    name: str
+    tensors: Mapping[str, torch.Tensor]
+    reads: list[tuple[str, int, int]] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return {name: tensor.dtype for name, tensor in self.tensors.items()}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.rows(name, 0, self.tensors[name].shape[0] if self.tensors[name].dim() else 1)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        self.reads.append((name, start, stop))
+        tensor = self.tensors[name]
+        return tensor[start:stop].clone() if tensor.dim() else tensor.clone()
+
+
+def model(name: str, seed: int, dtype: torch.dtype = torch.float32) -> Model:
+    own = torch.Generator().manual_seed(seed)
+    shared = torch.Generator().manual_seed(99)
+    tensors = {
+        key: (torch.randn(shape, generator=shared) * 0.02 + torch.randn(shape, generator=own) * 0.003).to(dtype)
+        for key, shape in SHAPES.items()
+    }
+    return Model(name, tensors | {"steps": torch.tensor([seed, 1])})
+
+
+def models(experts: int) -> tuple[Model, list[Model]]:
+    types = [torch.bfloat16, torch.float32, torch.float16]
+    return model("base", 0, torch.bfloat16), [model(f"expert {i}", i + 1, types[i % 3]) for i in range(experts)]
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:

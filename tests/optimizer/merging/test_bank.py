@@ -3,7 +3,7 @@
 import ctypes
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,7 @@ from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.base import Value, coefficients_of
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
 from optimizer.merging.tensors import Inputs
-from tests.optimizer.merging.cases import same_bits
-
-SHAPES = {"embed": (61, 24), "norm": (24,), "experts": (19, 6, 7), "scale": (), "odd": (3, 5)}
+from tests.optimizer.merging.cases import SHAPES, model, models, same_bits
 
 #: A few of each kind of kernel, with what is random, and what goes by rows and by columns.
 MERGES: list[tuple[str, dict[str, Value], bool]] = [
@@ -41,46 +39,6 @@ MERGES: list[tuple[str, dict[str, Value], bool]] = [
 ]
 
 WEIGHTS = (0.6, 0.3, 0.45)
-
-
-@dataclass
-class Model:
-    """A source in memory that counts how often it is read."""
-
-    name: str
-    tensors: Mapping[str, torch.Tensor]
-    reads: list[tuple[str, int, int]] = field(default_factory=list)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
-
-    @property
-    def dtypes(self) -> dict[str, torch.dtype]:
-        return {name: tensor.dtype for name, tensor in self.tensors.items()}
-
-    def tensor(self, name: str) -> torch.Tensor:
-        return self.rows(name, 0, self.tensors[name].shape[0] if self.tensors[name].dim() else 1)
-
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        self.reads.append((name, start, stop))
-        tensor = self.tensors[name]
-        return tensor[start:stop].clone() if tensor.dim() else tensor.clone()
-
-
-def model(name: str, seed: int, dtype: torch.dtype = torch.float32) -> Model:
-    own = torch.Generator().manual_seed(seed)
-    shared = torch.Generator().manual_seed(99)
-    tensors = {
-        key: (torch.randn(shape, generator=shared) * 0.02 + torch.randn(shape, generator=own) * 0.003).to(dtype)
-        for key, shape in SHAPES.items()
-    }
-    return Model(name, tensors | {"steps": torch.tensor([seed, 1])})
-
-
-def models(experts: int) -> tuple[Model, list[Model]]:
-    types = [torch.bfloat16, torch.float32, torch.float16]
-    return model("base", 0, torch.bfloat16), [model(f"expert {i}", i + 1, types[i % 3]) for i in range(experts)]
 
 
 def bank_of(name: str, given: dict[str, Value], based: bool, residency: Residency = "device", **more: object) -> Bank:
