@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from benchmarks.study import tables
-from benchmarks.study.running import tasks
 from benchmarks.study.config import read_study
+from benchmarks.study.running import tasks
 
 
 def row(alignment: float, over_refusal: float, mean: float) -> dict[str, Any]:
