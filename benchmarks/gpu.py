@@ -7,7 +7,8 @@ searching them 90. `--parts merging` needs torch, safetensors and transformers a
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -16,6 +17,7 @@ from benchmarks.measuring import Figure, in_turn, report, seconds
 from benchmarks.shapes import SHAPES, Random, Shape
 from optimizer.merging.bank import Bank
 from optimizer.merging.methods import METHODS
+from optimizer.merging.whole import WholeMerge, as_graph
 
 PARTS = ("merging", "costs", "search")
 WEIGHTS = (0.5, 0.3, 0.4)
@@ -67,15 +69,18 @@ def merging(shape: Shape, device: torch.device, tokens: int, times: int) -> tupl
     forward()
     pass_seconds = seconds(forward, synchronize)
     sources = [Random(shape, i, str(device)) for i in range(4)]
+    record = as_graph if device.type == "cuda" else None
     figures: list[Figure] = []
     details: dict[str, object] = {"forward pass, seconds": pass_seconds, "bytes of a model": size}
     for method, settings in METHOD_SETTINGS.items():
         bank = Bank(METHODS[method], sources[0], sources[1:], settings, device=device)
 
-        def merge(bank: Bank = bank) -> None:
-            with torch.no_grad():
-                for name, parameter in live.items():
-                    bank.merge(name, WEIGHTS, parameter.data)
+        whole = WholeMerge(bank, {name: one.data for name, one in live.items()}, record)
+        factors = count(1)
+
+        def merge(whole: WholeMerge = whole, factors: Iterator[int] = factors) -> None:
+            factor = 1 + next(factors) / 1000
+            whole.merge(dict.fromkeys(live, tuple(weight * factor for weight in WEIGHTS)))
 
         def copy(bank: Bank = bank) -> None:
             with torch.no_grad():
@@ -92,7 +97,7 @@ def merging(shape: Shape, device: torch.device, tokens: int, times: int) -> tupl
         )
         share = merged / (merged + pass_seconds)
         figures.append(Figure(f"share of a trial that {method} takes", share, 0.02, at_least=False))
-        del bank, merge, copy  # the functions hold the bank as well
+        del bank, whole, merge, copy  # the functions hold the bank as well
     if device.type == "cuda":
         details["peak device memory, bytes"] = torch.cuda.max_memory_allocated()
     return figures, details

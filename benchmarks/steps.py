@@ -190,7 +190,7 @@ def rates() -> dict[str, float]:
 
 def vocabulary_of(engine: ScoringEngine) -> int:
     """Tokens of the model."""
-    return int(engine.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    return int(engine.model.config.vocab_size)
 
 
 def memories(shape: str, experts: int) -> tuple[list[Figure], dict[str, object]]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datagen.batches import Batch, pack
@@ -21,6 +22,7 @@ from optimizer.engines.outputs import Measure, Outputs
 from optimizer.engines.teachers import Teacher, Teachers, Top, divergence
 from optimizer.merging.bank import Bank, Weights
 from optimizer.merging.space import Coefficients, Space
+from optimizer.merging.whole import WholeMerge, as_graph
 
 
 class ScoringEngine:
@@ -38,9 +40,10 @@ class ScoringEngine:
         self.device = bank.device
         self.space = space
         self._bank = bank
-        self.model = _empty_model(bunch.base.folder, bank.model_dtype).to(self.device)
+        self.model = _empty_model(bunch.base.folder, bank.model_dtype, self.device)
         self.model.eval()
         self._live = live_parameters(self.model, bunch.names)
+        self._whole = WholeMerge(bank, self._live, as_graph if self.device.type == "cuda" else None)
         # The collector does not see what hooks hold: an engine that they held would never be gone.
         take = partial(ScoringEngine._take, weakref.proxy(self))
         for name, parameter in [*self._live.items(), *_untied(self.model, self._live)]:
@@ -67,10 +70,7 @@ class ScoringEngine:
         self._bank.tune(wanted)
         if self.applied is not None and self._settings == wanted and np.array_equal(self.applied, coefficients):
             return
-        by_tensor = self.space.by_tensor(coefficients)
-        with torch.no_grad():
-            for name, parameter in self._live.items():
-                self._bank.merge(name, by_tensor[name], parameter)
+        self._whole.merge(self.space.by_tensor(coefficients))
         self.applied, self._settings = coefficients.copy(), wanted
 
     def load(self, name: str) -> None:
@@ -135,7 +135,7 @@ class ScoringEngine:
 
     def _taken(self) -> dict[str, npt.NDArray[np.float64]]:
         """What was taken of all tensors, zero where a tensor had no gradient; brought from the device at once."""
-        flat = torch.cat([slope.flatten() for slope in self._slopes.values()]).cpu()
+        flat = torch.cat([slope.flatten().to(self.device) for slope in self._slopes.values()]).cpu()
         parts = torch.split(flat, [slope.numel() for slope in self._slopes.values()])
         found = {name: part.numpy() for name, part in zip(self._slopes, parts, strict=True)}
         shapes = {name: np.shape(at) for name, at in self._at.items()}
@@ -163,7 +163,7 @@ class ScoringEngine:
         Only there its head is asked: prompts are most of the tokens, and the head of a small model is much of it. The
         head is given less rather than called from here, since some models go on to scale or cap what it says.
         """
-        head = self.model.get_output_embeddings()  # type: ignore[operator]
+        head = self.model.get_output_embeddings()
         hook = head.register_forward_pre_hook(lambda _, given: given[0].flatten(0, 1).index_select(0, places)[None])
         try:
             # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
@@ -191,8 +191,11 @@ class ScoringEngine:
         return [found[number] for number in sorted(found)]
 
 
-def _empty_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    model: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+def _empty_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder)
+    with no_init_weights(), device:  # drawing the weights of a large model takes minutes
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()  # which drawing weights would have done
     return model
 
 

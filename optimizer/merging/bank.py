@@ -74,6 +74,8 @@ class Bank:
     def __post_init__(self) -> None:
         self.method.check(len(self.experts), self.base is not None)
         self._settings: Settings = self.method.settings(self.given, len(self.experts))
+        #: How often hyper-parameters were changed.
+        self.tuned = 0
         self._kept: dict[str, Inputs] = {}
         self._kernels: dict[str, Kernel] = {}
 
@@ -89,7 +91,7 @@ class Bank:
         changed = self.method.settings({**self.given, **settings}, len(self.experts))
         if changed == self._settings:
             return False
-        self._settings = changed
+        self._settings, self.tuned = changed, self.tuned + 1
         self._kernels.clear()
         return True
 
@@ -184,7 +186,7 @@ class Bank:
     def inputs(self, name: str) -> Inputs:
         """The sources of one tensor, on the device."""
         if self.residency == "disk":
-            base = None if self.base is None else self._cast(self.base.tensor(name), name)
+            base = None if self.base is None else self._cast(self.base.tensor(name), name).to(self.device)
             return self._inputs(name, base, _Read(self, name))
         if name not in self._kept:
             tensors = [self._resident(self._cast(source.tensor(name), name)) for source in self.sources]

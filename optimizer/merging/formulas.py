@@ -98,23 +98,42 @@ def plain_divisor(weights: torch.Tensor) -> torch.Tensor:
 
 
 def row_products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], along: torch.Tensor) -> torch.Tensor:
-    """<along, source - base> of every row, or <along, source> without base, [sources, rows], float32.
+    """<along, source - base> of every row, or <along, source> without base, [sources, rows], float64.
 
     Args:
         base: [rows, columns], as the others.
     """
     single = along.float()
     origin = 0.0 if base is None else base.float()
-    return torch.stack([((source.float() - origin) * single).sum(1) for source in sources])
+    return torch.stack([((source.float() - origin) * single).sum(1).double() for source in sources])
+
+
+def products(base: torch.Tensor | None, sources: Sequence[torch.Tensor], along: torch.Tensor) -> torch.Tensor:
+    """The sums of `row_products`, [1, sources], float64."""
+    return row_products(base, sources, along).sum(1)[None]
+
+
+@cache
+def written(formula: Callable[..., torch.Tensor]) -> Callable[..., None]:
+    """A formula whose result is written into its first argument, rounded to that one's type, as one fused kernel."""
+
+    def run(out: torch.Tensor, *given: Any) -> None:
+        out.copy_(formula(*given))
+
+    return _compiled(run)
 
 
 @cache
 def compiled(formula: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A formula as one fused kernel."""
+    """A formula as one fused kernel, or two where it sums over a tensor."""
+    return _compiled(formula)
+
+
+def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
     # Without these the compiler stores what is used more than a few times, and reads it back from memory.
     options: dict[str, Any] = {f"realize_{what}_threshold": 1 << 30 for what in ("opcount", "reads", "acc_reads")}
     # And without these a GPU fuses products with sums, divides roughly and drops subnormals: other bits than a CPU's.
     options |= {"emulate_precision_casts": True}
     options |= {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
-    run: Callable[..., Any] = torch.compile(formula, dynamic=True, options=options)
-    return run
+    found: Callable[..., Any] = torch.compile(run, dynamic=True, options=options)
+    return found

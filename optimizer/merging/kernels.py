@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 from optimizer.merging import native
-from optimizer.merging.formulas import compiled, row_products, sum_of, weighted_sum
+from optimizer.merging.formulas import compiled, products, row_products, sum_of, weighted_sum, written
 from optimizer.merging.tensors import Inputs
 
 #: Elements per step on a CPU: a few float32 buffers of it stay in the second-level cache.
@@ -82,12 +83,35 @@ class Kernel(ABC):
             single = self.weights(coefficients).float().contiguous()
             if (index := self.copied(single)) is not None:
                 return out.copy_(inputs.all[index])
-            weights = single.to(inputs.device)
-            flat, target = inputs.flat, out.view(-1)
-            if not (native.usable(target) and self.merge_native(flat, weights, target, first)):
-                for begin, end in self._steps(target.numel(), first, target.device):
-                    target[begin:end] = self.formula(flat.part(begin, end), weights, first + begin)
+            # A few bytes, which the driver takes at once: nothing waits for what the GPU still does.
+            self.run(inputs, single.to(inputs.device, non_blocking=True), out, first)
         return out
+
+    def run(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int = 0) -> None:
+        """Writes the merged tensor for weights that lie where the sources do; all of `merge` but what a host decides.
+
+        Args:
+            inputs: the sources, or the same part of each of them.
+            weights: float32.
+            out: of the sources' shape; what it held is overwritten.
+            first: index of the part's first element in the whole tensor, a multiple of `unit`.
+        """
+        flat, target = inputs.flat, out.view(-1)
+        if native.usable(target) and self.merge_native(flat, weights, target, first):
+            return
+        for begin, end in self._steps(target.numel(), first, target.device):
+            self.write(flat.part(begin, end), weights, first + begin, target[begin:end])
+
+    def write(self, inputs: Inputs, weights: torch.Tensor, first: int, out: torch.Tensor) -> None:
+        """Writes what the formula gives.
+
+        Args:
+            inputs: flat parts of the sources.
+            weights: float32.
+            first: index of the parts' first element in the whole tensor.
+            out: flat.
+        """
+        out.copy_(self.formula(inputs, weights, first))
 
     def merge_blocks(
         self, inputs: Inputs, coefficients: torch.Tensor, ends: Sequence[int], out: torch.Tensor, first: int = 0
@@ -151,11 +175,11 @@ class Kernel(ABC):
     def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
         flat, along = inputs.flat, gradient.reshape(-1)
         single = weights.to(inputs.device, torch.float32).requires_grad_()
-        total = torch.zeros_like(weights)
+        total = torch.zeros(weights.shape, dtype=torch.float64, device=inputs.device)
         for begin, end in self._steps(along.numel(), first, along.device):
             merged = self.formula(flat.part(begin, end), single, first + begin)
             (part,) = torch.autograd.grad(merged, single, along[begin:end].float())
-            total += part.to(total.device, torch.float64)
+            total += part.double()
         return total
 
     def _steps(self, count: int, first: int, device: torch.device) -> Iterator[tuple[int, int]]:
@@ -204,12 +228,21 @@ class WeightedSum(Kernel):
 
     def formula(self, inputs: Inputs, weights: torch.Tensor, first: int) -> torch.Tensor:
         """Sources one after another."""
+        return weighted_sum(*self._given(inputs, weights, first)).reshape(-1)
+
+    def write(self, inputs: Inputs, weights: torch.Tensor, first: int, out: torch.Tensor) -> None:
+        """In one pass on a GPU, too."""
+        shaped = out.view(-1, self.columns) if self.columns else out
+        write(weighted_sum, shaped, self._given(inputs, weights, first))
+
+    def _given(self, inputs: Inputs, weights: torch.Tensor, first: int) -> tuple[Any, ...]:
+        """What the formula takes."""
         shaped, part = self._summed(inputs), weights
         if self.columns:
             rows, begin = inputs.shape.numel() // self.columns, first // self.columns
             shaped = shaped.map(lambda tensor: tensor.view(rows, self.columns))
             part = weights[:, begin : begin + rows] if weights.shape[1] > 1 else weights
-        return fastest(weighted_sum, part)(shaped.base, shaped.experts, part, self.normalize).reshape(-1)
+        return shaped.base, shaped.experts, part, self.normalize
 
     def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
         """For one weight per source."""
@@ -226,9 +259,10 @@ class WeightedSum(Kernel):
     def _by_weights(self, inputs: Inputs, weights: torch.Tensor, gradient: torch.Tensor, first: int) -> torch.Tensor:
         if weights.dim() > 1:
             return super()._by_weights(inputs, weights, gradient, first)
-        dots = dot_products(self._summed(inputs), [gradient.numel()], gradient)[0].to(weights.device)
+        dots = dot_products(self._summed(inputs), [gradient.numel()], gradient)[0]
         if not self.normalize:
             return dots
+        weights = weights.to(dots.device)
         return (dots - (weights * dots).sum() / weights.sum()) / weights.sum()
 
     def _summed(self, inputs: Inputs) -> Inputs:
@@ -266,14 +300,22 @@ def dot_products(inputs: Inputs, ends: Sequence[int], gradient: torch.Tensor) ->
     rows = gradient.shape[0] if gradient.dim() > 1 or len(ends) > 1 else 1
     columns = gradient.numel() // max(1, rows)
     shaped = inputs.map(lambda tensor: tensor.reshape(rows, columns))
-    run = compiled(row_products) if along.is_cuda else row_products
-    by_row = run(shaped.base, shaped.experts, gradient.reshape(rows, columns)).double()
+    given = (shaped.base, shaped.experts, gradient.reshape(rows, columns))
     if len(ends) == 1:
-        return by_row.sum(1)[None]
+        return (compiled(products) if along.is_cuda else products)(*given)
+    by_row = (compiled(row_products) if along.is_cuda else row_products)(*given)
     counts = [(end - begin) // columns for begin, end in pairwise([0, *ends])]
     return torch.stack([part.sum(1) for part in torch.split(by_row, counts, 1)])
 
 
-def fastest(formula: Callable[..., torch.Tensor], weights: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """A formula as it runs best where these weights are, and can be differentiated if they are to be."""
-    return compiled(formula) if weights.is_cuda and not weights.requires_grad else formula
+def write(formula: Callable[..., torch.Tensor], out: torch.Tensor, given: Sequence[Any]) -> None:
+    """Writes what a formula gives as fast as can be where it is.
+
+    Args:
+        out: of the result's shape.
+        given: what the formula takes.
+    """
+    if out.is_cuda:
+        written(formula)(out, *given)
+    else:
+        out.copy_(formula(*given))

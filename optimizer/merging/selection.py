@@ -93,14 +93,23 @@ def _around(dtype: torch.dtype, pair: _Pair, rank: int) -> tuple[int, _Parts]:
     count = pair[0].numel()
     if count > _SAMPLE * 4:
         drawn = np.sort(native.sample(*pair, dtype, count // _SAMPLE).numpy())
-        middle, spread = rank / count * len(drawn), _DEVIATIONS * len(drawn) ** 0.5 / 2
-        low, high = int(middle - spread), int(middle + spread) + 1
+        low, high = _places(len(drawn), rank / count)
         floor = float(drawn[low]) if low >= 0 else 0.0
         ceiling = float(drawn[high]) if high < len(drawn) else _INFINITY
         below, parts = native.between(*pair, dtype, floor, ceiling)
         if below <= rank < below + sum(len(part) for _, part in parts):
             return below, parts
     return native.between(*pair, dtype, 0.0, _INFINITY)
+
+
+def _places(drawn: int, share: float) -> tuple[int, int]:
+    """Places in a sorted sample between which the value lies, almost surely, that a share of all is smaller than.
+
+    Args:
+        drawn: size of the sample; the places may lie outside of it.
+    """
+    middle, spread = share * drawn, _DEVIATIONS * drawn**0.5 / 2
+    return int(np.floor(middle - spread)), int(middle + spread) + 1
 
 
 def _nth_tie(dtype: torch.dtype, pair: _Pair, parts: _Parts, value: float, n: int) -> int:
@@ -122,9 +131,21 @@ def _sorted(parts: _Parts) -> npt.NDArray[np.float32]:
 
 def _kth(values: torch.Tensor, k: int) -> float:
     """The k-th smallest value, from 0."""
-    if values.is_cuda:
-        return float(values.kthvalue(k + 1).values)
-    return float(np.sort(values.numpy())[k])
+    count = values.numel()
+    if count > _SAMPLE * 4:
+        drawn = _in_order(values[:: count // _SAMPLE])
+        low, high = _places(len(drawn), k / count)
+        floor = drawn[low] if low >= 0 else -_INFINITY
+        ceiling = drawn[high] if high < len(drawn) else _INFINITY
+        below, inside = int((values < floor).sum()), values[(values >= floor) & (values <= ceiling)]
+        if below <= k < below + len(inside):
+            return float(_in_order(inside)[k - below])
+    return float(_in_order(values)[k])
+
+
+def _in_order(values: torch.Tensor) -> torch.Tensor:
+    # On a CPU numpy's sort is many times faster than torch's.
+    return values.sort().values if values.is_cuda else torch.from_numpy(np.sort(values.numpy()))
 
 
 def _above(value: float) -> float:

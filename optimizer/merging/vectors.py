@@ -1,15 +1,16 @@
 """Sums of trimmed task vectors, by agreement of signs or plainly: TIES and its kin, each in one pass over memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 from optimizer.merging import native
 from optimizer.merging.formulas import LEAST_DIVISOR, task_vectors
-from optimizer.merging.kernels import Kernel, dot_products, fastest
+from optimizer.merging.kernels import Kernel, dot_products, write
 from optimizer.merging.masks import Band, unpacked
 from optimizer.merging.tensors import Inputs
 
@@ -33,6 +34,7 @@ class TaskVectors(Kernel):
     consensus: bool = False
     normalize: bool = False
     scale: float = 1.0
+    _constants: dict[Any, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def weights(self, coefficients: torch.Tensor) -> torch.Tensor:
         """The coefficients."""
@@ -54,24 +56,36 @@ class TaskVectors(Kernel):
             weights: [experts], or [experts, rows, 1].
             first: as for every kernel.
         """
-        count = inputs.shape.numel()
-        device = inputs.device
+        return task_vectors(*self._given(inputs, weights, first))
+
+    def write(self, inputs: Inputs, weights: torch.Tensor, first: int, out: torch.Tensor) -> None:
+        """In one pass on a GPU, too.
+
+        Args:
+            inputs: flat, or rows.
+            weights: [experts], or [experts, rows, 1].
+            first: as for every kernel.
+            out: of the inputs' shape.
+        """
+        write(task_vectors, out, self._given(inputs, weights, first))
+
+    def _given(self, inputs: Inputs, weights: torch.Tensor, first: int) -> tuple[Any, ...]:
+        """What the formula takes."""
+        count, device = inputs.shape.numel(), inputs.device
         kept = [unpacked(bits, first, count).view(inputs.shape) for bits in self.bits] if self.bits else None
-        edges = torch.tensor([band.at(first) for band in self.bands], device=device) if self.bands else None
-        scale = torch.tensor(self.scale, device=device)
-        run = fastest(task_vectors, weights)
-        return run(
-            inputs.needed_base,
-            inputs.experts,
-            inputs.dtype,
-            weights,
-            edges,
-            kept,
-            self.rescale,
-            scale,
-            self.consensus,
-            self.normalize,
-        )
+        edges = None
+        if self.bands:
+            at = tuple(band.at(first) for band in self.bands)
+            edges = self._constant(("edges", at), device, lambda: at)
+        scale = self._constant(("scale",), device, lambda: self.scale)
+        of_sums = (edges, kept, self.rescale, scale, self.consensus, self.normalize)
+        return inputs.needed_base, inputs.experts, inputs.dtype, weights, *of_sums
+
+    def _constant(self, key: Hashable, device: torch.device, made: Callable[[], Any]) -> torch.Tensor:
+        """Numbers on a device, sent there once."""
+        if (key, device) not in self._constants:
+            self._constants[key, device] = torch.tensor(made(), device=device)
+        return self._constants[key, device]
 
     def merge_native(self, inputs: Inputs, weights: torch.Tensor, out: torch.Tensor, first: int) -> bool:
         """All of it."""
@@ -91,28 +105,32 @@ class TaskVectors(Kernel):
         if not copies and native.usable(target) and flat.native:
             native.task_vectors(flat.native, self._native, inputs.dtype, native.Blocks(weights, ends, first), target)
         elif not copies and not self.bands and target.is_cuda:  # bands change their edges in the middle of rows
-            out.copy_(self.by_rows(inputs, weights, ends, first).view(out.shape))
+            self.write_rows(inputs, weights.to(out.device, non_blocking=True), ends, first, out)
         else:
             super().merge_blocks(inputs, coefficients, ends, out, first)
         return out
 
-    def by_rows(self, inputs: Inputs, weights: torch.Tensor, ends: Sequence[int], first: int) -> torch.Tensor:
-        """Merged elements of all blocks at once, by the formula with weights that differ by row.
+    def write_rows(
+        self, inputs: Inputs, weights: torch.Tensor, ends: Sequence[int], first: int, out: torch.Tensor
+    ) -> None:
+        """Writes all blocks at once, by the formula with weights that differ by row.
 
         Args:
             inputs: whole rows.
-            weights: [blocks, experts], float32.
+            weights: [blocks, experts], float32, where the sources are.
             ends: index of the element after each block, [blocks].
             first: index of the rows' first element in the whole tensor.
-
-        Returns:
-            [rows, columns], float32.
+            out: of the inputs' shape.
         """
         rows = inputs.shape[0]
         columns = inputs.shape.numel() // rows
-        counts = torch.tensor([(end - begin) // columns for begin, end in pairwise([0, *ends])])
-        each = weights.repeat_interleave(counts, 0).T[:, :, None].contiguous()
-        return self.formula(inputs.map(lambda tensor: tensor.reshape(rows, columns)), each.to(inputs.device), first)
+
+        def owners() -> list[int]:
+            counts = [(end - begin) // columns for begin, end in pairwise([0, *ends])]
+            return [block for block, count in enumerate(counts) for _ in range(count)]
+
+        each = weights[self._constant(("owners", tuple(ends)), out.device, owners)].T[:, :, None]
+        self.write(inputs.map(lambda tensor: tensor.reshape(rows, columns)), each, first, out.view(rows, columns))
 
     def gradient(
         self, inputs: Inputs, coefficients: torch.Tensor, gradient: torch.Tensor, first: int = 0
@@ -146,7 +164,7 @@ class TaskVectors(Kernel):
             divided = totals.abs() >= LEAST_DIVISOR
             divisor = torch.where(divided, totals, 1.0)
             dots = (dots - divided * (weights * dots).sum(1, keepdim=True) / divisor) / divisor
-        return dots * self.scale
+        return dots if self.scale == 1.0 else dots * self.scale
 
     def _equal(self, weights: Sequence[float]) -> int | None:
         used = [i for i, weight in enumerate(weights) if weight != 0.0]
