@@ -135,5 +135,7 @@ def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
     # And without these a GPU fuses products with sums, divides roughly and drops subnormals: other bits than a CPU's.
     options |= {"emulate_precision_casts": True}
     options |= {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
-    found: Callable[..., Any] = torch.compile(run, dynamic=True, options=options)
+    # Types, shapes and settings each have a kernel of their own, and past the limit there would be none.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
+    found: Callable[..., Any] = torch.compile(run, options=options)
     return found

@@ -16,6 +16,9 @@ from optimizer.merging import native
 from optimizer.merging.formulas import compiled, products, row_products, sum_of, weighted_sum, written
 from optimizer.merging.tensors import Inputs
 
+#: Elements of the rows that a GPU takes flat tensors in.
+_ROW = 1024
+
 #: Elements per step on a CPU: a few float32 buffers of it stay in the second-level cache.
 _STEP = 1 << 16
 
@@ -232,8 +235,8 @@ class WeightedSum(Kernel):
 
     def write(self, inputs: Inputs, weights: torch.Tensor, first: int, out: torch.Tensor) -> None:
         """In one pass on a GPU, too."""
-        shaped = out.view(-1, self.columns) if self.columns else out
-        write(weighted_sum, shaped, self._given(inputs, weights, first))
+        cut, shaped = (inputs, out.view(-1, self.columns)) if self.columns else in_rows(inputs, out)
+        write(weighted_sum, shaped, self._given(cut, weights, first))
 
     def _given(self, inputs: Inputs, weights: torch.Tensor, first: int) -> tuple[Any, ...]:
         """What the formula takes."""
@@ -306,6 +309,13 @@ def dot_products(inputs: Inputs, ends: Sequence[int], gradient: torch.Tensor) ->
     by_row = (compiled(row_products) if along.is_cuda else row_products)(*given)
     counts = [(end - begin) // columns for begin, end in pairwise([0, *ends])]
     return torch.stack([part.sum(1) for part in torch.split(by_row, counts, 1)])
+
+
+def in_rows(inputs: Inputs, out: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
+    """Flat tensors as rows of one length, if they can be cut so: compiled for that length, each load takes 16 bytes."""
+    if not out.is_cuda or out.dim() > 1 or out.numel() % _ROW:
+        return inputs, out
+    return inputs.map(lambda tensor: tensor.view(-1, _ROW)), out.view(-1, _ROW)
 
 
 def write(formula: Callable[..., torch.Tensor], out: torch.Tensor, given: Sequence[Any]) -> None:

@@ -1,6 +1,7 @@
 """Which elements of a task vector are kept: bands of magnitude, or one bit per element."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -66,12 +67,16 @@ def packed(keep: torch.Tensor) -> torch.Tensor:
         uint8, [ceil(elements / 8)].
     """
     flat = torch.nn.functional.pad(keep.flatten(), (0, -keep.numel() % 8)).view(-1, 8)
-    powers = torch.tensor(_BIT, dtype=torch.uint8, device=keep.device)
-    return (flat.to(torch.uint8) * powers).sum(1, dtype=torch.uint8)
+    return (flat.to(torch.uint8) * _powers(keep.device)).sum(1, dtype=torch.uint8)
 
 
 def unpacked(bits: torch.Tensor, first: int, count: int) -> torch.Tensor:
     """Elements [first, first + count) of a packed mask, bool."""
     part = bits[first // 8 : (first + count + 7) // 8]
-    powers = torch.tensor(_BIT, dtype=torch.uint8, device=bits.device)
-    return (part[:, None] & powers).ne(0).flatten()[first % 8 :][:count]
+    return (part[:, None] & _powers(bits.device)).ne(0).flatten()[first % 8 :][:count]
+
+
+@cache
+def _powers(device: torch.device) -> torch.Tensor:
+    # Sent there once: merges that are recorded must not read what a host holds.
+    return torch.tensor(_BIT, dtype=torch.uint8, device=device)

@@ -10,7 +10,7 @@ import torch
 
 from optimizer.merging import native
 from optimizer.merging.formulas import LEAST_DIVISOR, task_vectors
-from optimizer.merging.kernels import Kernel, dot_products, write
+from optimizer.merging.kernels import Kernel, dot_products, in_rows, write
 from optimizer.merging.masks import Band, unpacked
 from optimizer.merging.tensors import Inputs
 
@@ -67,7 +67,8 @@ class TaskVectors(Kernel):
             first: as for every kernel.
             out: of the inputs' shape.
         """
-        write(task_vectors, out, self._given(inputs, weights, first))
+        cut, shaped = in_rows(inputs, out)
+        write(task_vectors, shaped, self._given(cut, weights, first))
 
     def _given(self, inputs: Inputs, weights: torch.Tensor, first: int) -> tuple[Any, ...]:
         """What the formula takes."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optimizer.planning.rates import Rates, layer_operations
+from optimizer.planning.rates import Parts, Rates, layer_operations
 from optimizer.planning.shape import Shape
 from optimizer.planning.work import Load, Study
 
@@ -16,6 +16,11 @@ _WRITTEN, _READ = 2, 3
 _REUSED = 32 << 20
 
 _SINGLE = 4
+
+#: Numbers of the model's type that a Llama's layer reads and writes element by element, for each of the residual stream
+#: (two norms by way of float32, two sums), of queries and keys that are rotated, of heads that are turned to another
+#: order, of the mlp.
+_NORMS, _ROTATED, _TURNED, _INNER = 42, 11, 4, 5
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,23 @@ class Cost:
     @property
     def merge(self) -> float:
         """Seconds of a merge: every source is read once and the model is written."""
-        return self.rates.merge.seconds(len(self.shape.tensors), self.sources + self.model) + self._brought
+        return self._merge.taken(self.rates.ahead)
 
     @property
     def slopes(self) -> float:
         """Seconds of a step's dot products: every source and gradient is read once; a tied head has one of its own."""
+        return self._slopes.taken(self.rates.ahead)
+
+    @property
+    def _merge(self) -> Parts:
+        moved = self.rates.merge.parts(len(self.shape.tensors), self.sources + self.model)
+        return moved.plus(Parts(0.0, self._brought))
+
+    @property
+    def _slopes(self) -> Parts:
         twice = 1 + (self.shape.tied * self._embeddings / self.shape.parameters)
-        moved = (self.sources + self.model) * twice
-        return self.rates.slopes.seconds(len(self.shape.tensors), moved) + self._brought * twice
+        moved = self.rates.slopes.parts(len(self.shape.tensors), (self.sources + self.model) * twice)
+        return moved.plus(Parts(0.0, self._brought * twice))
 
     @property
     def _brought(self) -> float:
@@ -69,27 +83,36 @@ class Cost:
         return self.shape.layers * layer + 2 * self._embeddings * load.answers
 
     def forward(self, load: Load) -> float:
-        """Seconds of a forward pass: issuing, operations and logits."""
-        return (
-            self.rates.around
-            + self.rates.forward.seconds(self.shape.layers, self.operations(load))
-            + self._through_logits(load)
-        )
+        """Seconds of a forward pass: issuing, operations, what is done element by element, and logits."""
+        return self._forward(load).taken(self.rates.ahead)
 
     def backward(self, load: Load) -> float:
         """Seconds of a backward pass: twice the operations, and the gradients of embeddings and head are new memory."""
-        again = self.rates.forward.seconds(self.shape.layers, self.operations(load)) if self.checkpointing else 0.0
-        return (
-            self.rates.around_back
-            + again
-            + self.rates.backward.seconds(self.shape.layers, 2 * self.operations(load))
-            + self._through_logits(load)
-            + self._written(self._embeddings * self.width, 2)
-        )
+        return self._backward(load).taken(self.rates.ahead)
 
     def step(self, load: Load) -> float:
         """Seconds of a descent's step."""
-        return self.merge + self.forward(load) + self.backward(load) + self.slopes
+        parts = self._merge.plus(self._forward(load), self._backward(load), self._slopes)
+        return parts.taken(self.rates.ahead)
+
+    def _forward(self, load: Load) -> Parts:
+        layers = self.rates.forward.parts(self.shape.layers, self.operations(load))
+        return layers.plus(Parts(self.rates.around, self._passing(load) + self._through_logits(load)))
+
+    def _backward(self, load: Load) -> Parts:
+        layers = self.rates.backward.parts(self.shape.layers, 2 * self.operations(load))
+        written = self._through_logits(load) + self._written(self._embeddings * self.width, 2)
+        found = layers.plus(Parts(self.rates.around_back, 2 * self._passing(load) + written))
+        if not self.checkpointing:
+            return found
+        again = self.rates.forward.parts(self.shape.layers, self.operations(load))
+        return found.plus(again, Parts(0.0, self._passing(load)))
+
+    def _passing(self, load: Load) -> float:
+        """Seconds of what layers do element by element in a forward pass, where products are so fast that it counts."""
+        heads, keys = self.shape.attention, self.shape.key_value * self.shape.head
+        numbers = _NORMS * self.shape.hidden + _ROTATED * (heads + keys) + _TURNED * heads + _INNER * self.shape.inner
+        return load.tokens * self.shape.layers * numbers * self.width / self.rates.passing
 
     def trial(self, loads: Sequence[Load]) -> float:
         """Seconds of a merge and of forward passes over some batches."""

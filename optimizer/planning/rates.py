@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,13 @@ from optimizer.merging.space import BLOCK
 from optimizer.planning.shape import Shape, llama_tensors
 from optimizer.planning.work import Load
 
-#: Operations that transformers issues for a Llama's layer, and seconds that each takes on a GPU. The latter is assumed.
-OPERATIONS, ISSUE = 75, 10e-6
+#: Seconds that a host takes to issue a GPU's work: a layer's forward pass; its backward pass; a tensor's merge, most of
+#: which is recorded; its dot products. As measured beside an H200, see docs/planning.md.
+_FORWARD, _BACKWARD, _MERGE, _SLOPES = 0.7e-3, 1.9e-3, 15e-6, 190e-6
+
+#: Shares of a data sheet's bandwidth and FLOP/s that are reached there: by merges, by dot products, by what a layer
+#: does element by element, and by its products.
+_MERGED, _DOTTED, _PASSED, _MULTIPLIED = 0.85, 0.66, 0.48, 0.78
 
 #: Bytes per second between a host's pinned memory and its GPU: PCIe 4.0 with 16 lanes, less its overhead.
 LINK = 25e9
@@ -54,9 +59,29 @@ class Line:
     each: float
     rate: float
 
-    def seconds(self, pieces: float, amount: float) -> float:
+    def parts(self, pieces: float, amount: float) -> "Parts":
         """Of several pieces, together so large."""
-        return pieces * self.each + amount / self.rate
+        return Parts(pieces * self.each, amount / self.rate)
+
+
+class Parts(NamedTuple):
+    """Seconds of some work.
+
+    Attributes:
+        issued: to begin all of it.
+        worked: to do it.
+    """
+
+    issued: float
+    worked: float
+
+    def plus(self, *others: "Parts") -> "Parts":
+        """Together with other work."""
+        return Parts(*map(sum, zip(self, *others, strict=True)))
+
+    def taken(self, ahead: bool) -> float:
+        """In all, with `ahead` as in `Rates`."""
+        return max(self) if ahead else sum(self)
 
 
 @dataclass(frozen=True)
@@ -71,6 +96,8 @@ class Rates:
         around: seconds of a forward pass outside of layers.
         around_back: seconds of a backward pass outside of layers.
         fresh: bytes per second that are written to memory that was not used before.
+        passing: bytes per second that layers move element by element; on a CPU `forward` and `backward` hold it.
+        ahead: whether work is issued while earlier work is still done.
     """
 
     merge: Line
@@ -80,22 +107,24 @@ class Rates:
     around: float
     around_back: float
     fresh: float
+    passing: float = float("inf")
+    ahead: bool = False
 
 
 def of_device(device: Device) -> Rates | None:
-    """By the data sheet: floors, but for the time that issuing operations is taken to need; none where it is silent."""
+    """By the data sheet, of which a share is reached; none where it is silent."""
     if device.bandwidth is None or device.flops is None:
         return None
-    moved = Line(ISSUE, device.bandwidth)
-    layer = OPERATIONS * ISSUE
     return Rates(
-        merge=moved,
-        slopes=moved,
-        forward=Line(layer, device.flops),
-        backward=Line(2 * layer, device.flops),
-        around=layer,
-        around_back=2 * layer,
-        fresh=device.bandwidth,
+        merge=Line(_MERGE, _MERGED * device.bandwidth),
+        slopes=Line(_SLOPES, _DOTTED * device.bandwidth),
+        forward=Line(_FORWARD, _MULTIPLIED * device.flops),
+        backward=Line(_BACKWARD, _MULTIPLIED * device.flops),
+        around=_FORWARD,
+        around_back=_BACKWARD,
+        fresh=_MERGED * device.bandwidth,
+        passing=_PASSED * device.bandwidth,
+        ahead=True,
     )
 
 

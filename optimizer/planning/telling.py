@@ -13,7 +13,7 @@ from datagen.planning.telling import UNKNOWN, count, duration, new_table
 from datagen.progress import console
 from optimizer.planning.memory import CONTEXT
 from optimizer.planning.plan import Plan
-from optimizer.planning.rates import ISSUE, LINK
+from optimizer.planning.rates import LINK
 
 
 def show(planned: Plan, data: DataPlan | None) -> None:
@@ -164,7 +164,7 @@ def _assumptions(planned: Plan) -> Iterator[str]:
         yield "times of the search: by a probe of two seconds of one layer's merge, passes and dot products on this CPU"
     else:
         yield (
-            f"times of the search: floors by the data sheet, but for {ISSUE * 1e6:.0f} us that issuing an operation is "
-            f"taken to need; {decimal(int(LINK))}/s from the host, {decimal(int(DISK))}/s from disk, {START:.0f} s a "
-            f"start of vLLM, {decimal(int(CONTEXT))} of a GPU for libraries; nothing of this was measured on a GPU"
+            f"times of merges, passes and steps: by the data sheet and what was reached of it on an H200; of answers: "
+            f"floors by the data sheet; assumed are {decimal(int(LINK))}/s from the host, {decimal(int(DISK))}/s from "
+            f"disk, {START:.0f} s a start of vLLM and {decimal(int(CONTEXT))} of a GPU for libraries"
         )

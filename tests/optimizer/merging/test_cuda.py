@@ -18,7 +18,7 @@ SUMMED = ("slerp", "nuslerp", "multislerp", "karcher", "model_stock", "sce")
 #: Takes whole elements, by an importance that holds sums: a few on the border may fall on its other side.
 PICKED = "arcee_fusion"
 
-SHAPES = [(257,), (131, 523), (5, 16, 33)]
+SHAPES = [(257,), (131, 523), (5, 16, 33), (64, 512), (96, 512)]
 
 
 def on_gpu(inputs: Inputs) -> Inputs:
@@ -40,7 +40,7 @@ def test_a_merge_is_the_same_on_a_gpu(case: Case, dtype: torch.dtype) -> None:
                 continue
             there, here = merged(case, on_gpu(inputs), weights), merged(case, inputs, weights)
             if case.method.name == PICKED:
-                assert (there != here).float().mean() <= 1e-3
+                assert (there != here).float().mean() <= 5e-3
             elif case.method.name in SUMMED:
                 assert ulps(there, here, inputs) <= 1
             else:

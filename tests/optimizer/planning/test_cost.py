@@ -1,5 +1,7 @@
 """Operations, seconds and bytes of a search, on values worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,6 +120,25 @@ def test_more_tokens_are_never_cheaper(rows: int, width: int, more: int) -> None
             assert cost.forward(other) >= cost.forward(less)
 
 
+def test_what_is_issued_ahead_costs_the_longer_of_both() -> None:
+    alone = Cost(SHAPE, UNIT, 4, 1000)
+    ahead = Cost(SHAPE, replace(UNIT, ahead=True), 4, 1000)
+    # 8 tensors of 1 s each to issue; 1000 bytes of sources and the model's at 1 byte a second.
+    issued, worked = float(len(SHAPE.tensors)), 1000.0 + 4 * SHAPE.parameters
+    assert (alone.merge, ahead.merge) == (issued + worked, max(issued, worked))
+    parts = [ahead._merge, ahead._forward(LOAD), ahead._backward(LOAD), ahead._slopes]
+    assert ahead.step(LOAD) == max(sum(part.issued for part in parts), sum(part.worked for part in parts))
+    assert ahead.step(LOAD) < alone.step(LOAD)
+
+
+def test_what_is_done_element_by_element_moves_so_many_bytes() -> None:
+    quick = Cost(SHAPE, replace(UNIT, passing=1.0), 4, 1000)
+    numbers = 42 * SHAPE.hidden + 11 * (SHAPE.attention + SHAPE.key_value * SHAPE.head)
+    numbers += 4 * SHAPE.attention + 5 * SHAPE.inner
+    more = quick.forward(LOAD) - Cost(SHAPE, UNIT, 4, 1000).forward(LOAD)
+    assert more == pytest.approx(LOAD.tokens * SHAPE.layers * numbers * 4)
+
+
 @given(sources=st.integers(2, 9), residency=st.sampled_from(["device", "host", "disk"]))
 def test_more_sources_never_take_less(sources: int, residency: str) -> None:
     fewer, more = (scoring(sources=count, residency=residency).held() for count in (sources, sources + 1))
@@ -138,7 +159,8 @@ def test_a_mean_batch_has_the_tokens_and_answers_of_all(loads: list[tuple[int, i
 def test_rates_of_a_data_sheet() -> None:
     rates = of_device(DEVICES["H100"])
     assert rates is not None
-    assert (rates.merge.rate, rates.forward.rate, rates.backward.rate) == (3.35e12, 989e12, 989e12)
+    assert max(rates.merge.rate, rates.slopes.rate, rates.fresh, rates.passing) < 3.35e12
+    assert max(rates.forward.rate, rates.backward.rate) < 989e12
     assert of_device(Device("unknown", 1e9, None, None)) is None
 
 
