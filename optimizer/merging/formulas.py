@@ -38,7 +38,7 @@ def task_vectors(
     experts: Sequence[torch.Tensor],
     dtype: torch.dtype,
     weights: torch.Tensor,
-    edges: torch.Tensor | None,
+    bands: tuple[torch.Tensor, torch.Tensor, int] | None,
     kept: Sequence[torch.Tensor] | None,
     rescale: torch.Tensor | None,
     scale: torch.Tensor,
@@ -48,11 +48,12 @@ def task_vectors(
     """Base + scale x merged task vectors in float32.
 
     Args:
-        base: flat.
-        experts: flat.
+        base: flat, or rows.
+        experts: of its shape.
         dtype: that magnitudes are compared in.
         weights: [experts].
-        edges: least and greatest magnitude kept of each expert, [experts, 2].
+        bands: of each expert the least and the greatest magnitude kept, up to an index and after it, [experts, 2, 2];
+            these indices, [experts, 2]; and the index of the first element.
         kept: masks of each expert, bool.
         rescale: [experts].
         scale: a scalar.
@@ -63,9 +64,12 @@ def task_vectors(
     vectors = []
     for i, expert in enumerate(experts):
         vector = expert.float() - origin
-        if edges is not None:
+        if bands is not None:
+            edges, cuts, first = bands
+            index = torch.arange(base.numel(), device=base.device).view(base.shape) + first
+            least, most = (torch.where(index > cuts[i, k], edges[i, k, 1], edges[i, k, 0]) for k in (0, 1))
             key = magnitudes(vector, dtype)
-            vector = torch.where((key >= edges[i, 0]) & (key <= edges[i, 1]), vector, 0.0)
+            vector = torch.where((key >= least) & (key <= most), vector, 0.0)
         if kept is not None:
             vector = torch.where(kept[i], vector, 0.0)
         vectors.append((vector if rescale is None else vector * rescale[i]) * weights[i])
@@ -135,7 +139,7 @@ def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
     # And without these a GPU fuses products with sums, divides roughly and drops subnormals: other bits than a CPU's.
     options |= {"emulate_precision_casts": True}
     options |= {"eager_numerics.division_rounding": True, "eager_numerics.disable_ftz": True}
-    # Types, shapes and settings each have a kernel of their own, and past the limit there would be none.
+    # Types and settings each have a kernel of their own, and past the limit there would be none.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 128)
-    found: Callable[..., Any] = torch.compile(run, options=options)
+    found: Callable[..., Any] = torch.compile(run, dynamic=True, options=options)
     return found

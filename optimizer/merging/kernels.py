@@ -16,6 +16,9 @@ from optimizer.merging import native
 from optimizer.merging.formulas import compiled, products, row_products, sum_of, weighted_sum, written
 from optimizer.merging.tensors import Inputs
 
+#: Elements whose formula is differentiated at once on a GPU: some ten float32 buffers of it are held.
+_DIFFERENTIATED = 1 << 24
+
 #: Elements of the rows that a GPU takes flat tensors in.
 _ROW = 1024
 
@@ -66,10 +69,6 @@ class Kernel(ABC):
         """
         return False
 
-    def splits(self) -> list[int]:
-        """Indices where a step must end."""
-        return []
-
     def merge(self, inputs: Inputs, coefficients: torch.Tensor, out: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Writes the merged tensor.
 
@@ -102,7 +101,7 @@ class Kernel(ABC):
         flat, target = inputs.flat, out.view(-1)
         if native.usable(target) and self.merge_native(flat, weights, target, first):
             return
-        for begin, end in self._steps(target.numel(), first, target.device):
+        for begin, end in self._steps(target.numel(), target.device):
             self.write(flat.part(begin, end), weights, first + begin, target[begin:end])
 
     def write(self, inputs: Inputs, weights: torch.Tensor, first: int, out: torch.Tensor) -> None:
@@ -179,21 +178,21 @@ class Kernel(ABC):
         flat, along = inputs.flat, gradient.reshape(-1)
         single = weights.to(inputs.device, torch.float32).requires_grad_()
         total = torch.zeros(weights.shape, dtype=torch.float64, device=inputs.device)
-        for begin, end in self._steps(along.numel(), first, along.device):
+        for begin, end in self._steps(along.numel(), along.device, _DIFFERENTIATED):
             merged = self.formula(flat.part(begin, end), single, first + begin)
             (part,) = torch.autograd.grad(merged, single, along[begin:end].float())
             total += part.double()
         return total
 
-    def _steps(self, count: int, first: int, device: torch.device) -> Iterator[tuple[int, int]]:
-        step = max(1, _STEP // self.unit) * self.unit if device.type == "cpu" else count
-        ends = sorted(
-            {*range(step, count, step), *(at - first for at in self.splits() if 0 < at - first < count), count}
-        )
-        begin = 0
-        for end in ends:
-            yield begin, end
-            begin = end
+    def _steps(self, count: int, device: torch.device, most: int = 0) -> Iterator[tuple[int, int]]:
+        """Parts of a tensor that are worked on one after another.
+
+        Args:
+            most: elements of a part on a GPU; 0 for all.
+        """
+        wanted = _STEP if device.type == "cpu" else most or count
+        step = max(1, wanted // self.unit) * self.unit
+        yield from ((begin, min(count, begin + step)) for begin in range(0, count, step))
 
 
 @dataclass(frozen=True)
@@ -315,7 +314,13 @@ def in_rows(inputs: Inputs, out: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
     """Flat tensors as rows of one length, if they can be cut so: compiled for that length, each load takes 16 bytes."""
     if not out.is_cuda or out.dim() > 1 or out.numel() % _ROW:
         return inputs, out
-    return inputs.map(lambda tensor: tensor.view(-1, _ROW)), out.view(-1, _ROW)
+    return inputs.map(_row_by_row), _row_by_row(out)
+
+
+def _row_by_row(tensor: torch.Tensor) -> torch.Tensor:
+    rows = tensor.view(-1, _ROW)
+    torch._dynamo.mark_static(rows, 1)
+    return rows
 
 
 def write(formula: Callable[..., torch.Tensor], out: torch.Tensor, given: Sequence[Any]) -> None:

@@ -5,6 +5,8 @@ from functools import cache
 
 import torch
 
+INFINITY = float("inf")
+
 #: Bit i of a byte, for unpacking eight elements at once.
 _BIT = tuple(1 << i for i in range(8))
 
@@ -25,12 +27,8 @@ class Band:
 
     floor: tuple[float, float]
     floor_cut: int = -1
-    ceiling: tuple[float, float] = (float("inf"), float("inf"))
+    ceiling: tuple[float, float] = (INFINITY, INFINITY)
     ceiling_cut: int = -1
-
-    def at(self, index: int) -> tuple[float, float]:
-        """Floor and ceiling at an index."""
-        return self.floor[index > self.floor_cut], self.ceiling[index > self.ceiling_cut]
 
     def keeps(self, magnitudes: torch.Tensor) -> torch.Tensor:
         """The band as a mask over all magnitudes, flat."""
@@ -41,20 +39,28 @@ class Band:
         )
         return (magnitudes >= floor) & (magnitudes <= ceiling)
 
-    @property
-    def cuts(self) -> tuple[int, int]:
-        """First indices with other edges than the one before."""
-        return self.floor_cut + 1, self.ceiling_cut + 1
-
 
 #: Keeps everything, and nothing.
 EVERYTHING = Band((0.0, 0.0))
-NOTHING = Band((float("inf"), float("inf")), ceiling=(0.0, 0.0))
+NOTHING = Band((INFINITY, INFINITY), ceiling=(0.0, 0.0))
 
 
 def magnitudes(vector: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What trims rank by: |vector| as `dtype` holds it, in float32."""
-    return (vector if dtype == torch.float32 else vector.to(dtype).float()).abs()
+    """What trims rank by: |vector| as `dtype` holds it, in float32.
+
+    It is rounded by its bits: a compiler for GPUs takes a cast there and back for nothing.
+    """
+    if dtype == torch.float32:
+        return vector.abs()
+    dropped = 16 if dtype == torch.bfloat16 else 13
+    bits = vector.view(torch.int32) & 0x7FFFFFFF
+    up = bits + ((1 << dropped - 1) - 1) + ((bits >> dropped) & 1)  # to the nearest, of two the even one
+    rounded = (up >> dropped << dropped).view(torch.float32)
+    if dtype == torch.float16:
+        rounded = torch.where(rounded >= 2.0**16, INFINITY, rounded)
+        # Subnormals are multiples of 2^-24, as the last bit of a number from 1/2 to 1 is.
+        rounded = torch.where(vector.abs() < 2.0**-14, (vector.abs() + 0.5) - 0.5, rounded)
+    return torch.where(vector.isnan(), torch.nan, rounded)
 
 
 def packed(keep: torch.Tensor) -> torch.Tensor:

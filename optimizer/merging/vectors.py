@@ -44,10 +44,6 @@ class TaskVectors(Kernel):
         """The base if nothing is added to it; the only expert that is, whole and once."""
         return self._equal(weights.tolist())
 
-    def splits(self) -> list[int]:
-        """Where a band's edges change."""
-        return [cut for band in self.bands or () for cut in band.cuts]
-
     def formula(self, inputs: Inputs, weights: torch.Tensor, first: int) -> torch.Tensor:
         """Experts one after another.
 
@@ -74,12 +70,13 @@ class TaskVectors(Kernel):
         """What the formula takes."""
         count, device = inputs.shape.numel(), inputs.device
         kept = [unpacked(bits, first, count).view(inputs.shape) for bits in self.bits] if self.bits else None
-        edges = None
+        bands = None
         if self.bands:
-            at = tuple(band.at(first) for band in self.bands)
-            edges = self._constant(("edges", at), device, lambda: at)
-        scale = self._constant(("scale",), device, lambda: self.scale)
-        of_sums = (edges, kept, self.rescale, scale, self.consensus, self.normalize)
+            edges = self._constant("edges", device, lambda: [(band.floor, band.ceiling) for band in self.bands or ()])
+            cuts = self._constant("cuts", device, lambda: [(b.floor_cut, b.ceiling_cut) for b in self.bands or ()])
+            bands = (edges, cuts, first)
+        scale = self._constant("scale", device, lambda: self.scale)
+        of_sums = (bands, kept, self.rescale, scale, self.consensus, self.normalize)
         return inputs.needed_base, inputs.experts, inputs.dtype, weights, *of_sums
 
     def _constant(self, key: Hashable, device: torch.device, made: Callable[[], Any]) -> torch.Tensor:
@@ -105,7 +102,7 @@ class TaskVectors(Kernel):
         copies = any(self._equal(each) is not None for each in weights.tolist())
         if not copies and native.usable(target) and flat.native:
             native.task_vectors(flat.native, self._native, inputs.dtype, native.Blocks(weights, ends, first), target)
-        elif not copies and not self.bands and target.is_cuda:  # bands change their edges in the middle of rows
+        elif not copies and target.is_cuda:
             self.write_rows(inputs, weights.to(out.device, non_blocking=True), ends, first, out)
         else:
             super().merge_blocks(inputs, coefficients, ends, out, first)

@@ -56,7 +56,7 @@ class WholeMerge:
         """
         at = {name: torch.as_tensor(coefficients[name], dtype=torch.float64) for name in self._live}
         with torch.no_grad():
-            # What a first merge prepares, or compiles, cannot be recorded; nor can coefficients by block.
+            # What a first merge prepares cannot be recorded; nor can coefficients by block.
             if self._record is None or self._tuned != self._bank.tuned or any(one.dim() > 1 for one in at.values()):
                 for name, out in self._live.items():
                     self._bank.merge(name, coefficients[name], out)
@@ -70,6 +70,7 @@ class WholeMerge:
         single = [each.kernel.weights(at).float() for each, at in zip(self._merges, coefficients, strict=True)]
         self._held.copy_(torch.cat([one.reshape(-1) for one in single]), non_blocking=True)
         if self._play is None:
+            self._run()  # what is compiled and sent there once cannot be recorded
             self._play = record(self._run)
         self._play()
         for each, weights in zip(self._merges, single, strict=True):

@@ -25,7 +25,7 @@ from optimizer.planning.work import Load
 
 #: Seconds that a host takes to issue a GPU's work: a layer's forward pass; its backward pass; a tensor's merge, most of
 #: which is recorded; its dot products. As measured beside an H200, see docs/planning.md.
-_FORWARD, _BACKWARD, _MERGE, _SLOPES = 0.7e-3, 1.9e-3, 15e-6, 190e-6
+_FORWARD, _BACKWARD, _MERGE, _SLOPES = 0.7e-3, 1.9e-3, 25e-6, 190e-6
 
 #: Shares of a data sheet's bandwidth and FLOP/s that are reached there: by merges, by dot products, by what a layer
 #: does element by element, and by its products.

@@ -266,25 +266,35 @@ def test_a_gradient_where_the_weights_that_agree_cancel_is_that_of_a_plain_sum(n
 @pytest.mark.parametrize("case", [case for case in CASES if case.method.name in ARITHMETIC], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_blocks_by_row_are_blocks_one_by_one(case: Case, dtype: torch.dtype) -> None:
-    # As a GPU merges them, but for bands, whose edges change in the middle of rows.
+    # As a GPU merges them.
     inputs = inputs_of(case, (13, 21), [dtype])
     kernel = case.kernel(inputs)
-    if kernel.bands is None:
-        weights = torch.tensor([[0.6, 0.3, 0.45], [-0.2, 0.9, 0.1], [0.4, 1.3, -0.7]])[:, : case.experts].contiguous()
-        ends, out = [4 * 21, 8 * 21, 13 * 21], torch.empty(13, 21, dtype=dtype)
-        at_once = torch.empty_like(out)
-        kernel.merge_blocks(inputs, weights.double(), ends, out)
-        kernel.write_rows(inputs, weights, ends, 0, at_once)
-        assert same_bits(at_once, out)
+    weights = torch.tensor([[0.6, 0.3, 0.45], [-0.2, 0.9, 0.1], [0.4, 1.3, -0.7]])[:, : case.experts].contiguous()
+    ends, out = [4 * 21, 8 * 21, 13 * 21], torch.empty(13, 21, dtype=dtype)
+    at_once = torch.empty_like(out)
+    kernel.merge_blocks(inputs, weights.double(), ends, out)
+    kernel.write_rows(inputs, weights, ends, 0, at_once)
+    assert same_bits(at_once, out)
 
 
 def test_compiled_formulas_equal_eager_ones() -> None:
     case = Case(METHODS["ties"], {}, True)
     inputs = inputs_of(case, (1003,), [torch.bfloat16, torch.float32])
     weights, scale = torch.tensor([0.6, -0.3, 0.45]), torch.tensor(0.7)
-    edges = torch.tensor([[0.001, 0.008]] * 3)
+    edges, cuts = torch.tensor([[[0.001, 0.002], [0.008, 0.007]]] * 3), torch.tensor([[400, 700], [-1, 5], [1003, 9]])
     for consensus in (True, False):
-        banded = (inputs.base, inputs.experts, inputs.dtype, weights, edges, None, None, scale, consensus, True)
+        banded = (
+            inputs.base,
+            inputs.experts,
+            inputs.dtype,
+            weights,
+            (edges, cuts, 0),
+            None,
+            None,
+            scale,
+            consensus,
+            True,
+        )
         for dtype in DTYPES:  # rounded by the same kernel
             out = torch.empty(inputs.shape, dtype=dtype)
             formulas.written(formulas.task_vectors)(out, *banded)
