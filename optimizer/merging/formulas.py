@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,6 +10,44 @@ from optimizer.merging.masks import magnitudes
 
 #: A sum of weights closer to 0 than this is not divided by.
 LEAST_DIVISOR = 1e-8
+
+
+class Edges(NamedTuple):
+    """One edge of every expert's band.
+
+    Attributes:
+        values: up to an index and after it, [experts, 2].
+        cuts: these indices, [experts].
+    """
+
+    values: torch.Tensor
+    cuts: torch.Tensor
+
+    def at(self, expert: int, index: torch.Tensor) -> torch.Tensor:
+        """Of one expert, by index."""
+        return torch.where(index > self.cuts[expert], self.values[expert, 1], self.values[expert, 0])
+
+
+class Bands(NamedTuple):
+    """Which magnitudes of each expert are kept.
+
+    Attributes:
+        least: of them.
+        most: of them; none if there is no bound.
+        first: index of the first element.
+    """
+
+    least: Edges
+    most: Edges | None
+    first: int
+
+    def keeps(self, expert: int, keys: torch.Tensor) -> torch.Tensor:
+        """A mask over magnitudes."""
+        count = keys.numel()
+        kind = torch.int32 if self.first + count < 1 << 31 else torch.int64  # which takes a GPU several times as long
+        index = torch.arange(count, dtype=kind, device=keys.device).view(keys.shape) + self.first
+        kept = keys >= self.least.at(expert, index)
+        return kept if self.most is None else kept & (keys <= self.most.at(expert, index))
 
 
 def weighted_sum(
@@ -38,7 +76,7 @@ def task_vectors(
     experts: Sequence[torch.Tensor],
     dtype: torch.dtype,
     weights: torch.Tensor,
-    bands: tuple[torch.Tensor, torch.Tensor, int] | None,
+    bands: Bands | None,
     kept: Sequence[torch.Tensor] | None,
     rescale: torch.Tensor | None,
     scale: torch.Tensor,
@@ -52,8 +90,7 @@ def task_vectors(
         experts: of its shape.
         dtype: that magnitudes are compared in.
         weights: [experts].
-        bands: of each expert the least and the greatest magnitude kept, up to an index and after it, [experts, 2, 2];
-            these indices, [experts, 2]; and the index of the first element.
+        bands: of the magnitudes kept.
         kept: masks of each expert, bool.
         rescale: [experts].
         scale: a scalar.
@@ -65,11 +102,7 @@ def task_vectors(
     for i, expert in enumerate(experts):
         vector = expert.float() - origin
         if bands is not None:
-            edges, cuts, first = bands
-            index = torch.arange(base.numel(), device=base.device).view(base.shape) + first
-            least, most = (torch.where(index > cuts[i, k], edges[i, k, 1], edges[i, k, 0]) for k in (0, 1))
-            key = magnitudes(vector, dtype)
-            vector = torch.where((key >= least) & (key <= most), vector, 0.0)
+            vector = torch.where(bands.keeps(i, magnitudes(vector, dtype)), vector, 0.0)
         if kept is not None:
             vector = torch.where(kept[i], vector, 0.0)
         vectors.append((vector if rescale is None else vector * rescale[i]) * weights[i])

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from optimizer.merging import native
-from optimizer.merging.formulas import LEAST_DIVISOR, task_vectors
+from optimizer.merging.formulas import LEAST_DIVISOR, Bands, Edges, task_vectors
 from optimizer.merging.kernels import Kernel, dot_products, in_rows, write
-from optimizer.merging.masks import Band, unpacked
+from optimizer.merging.masks import EVERYTHING, Band, unpacked
 from optimizer.merging.tensors import Inputs
 
 
@@ -70,14 +70,26 @@ class TaskVectors(Kernel):
         """What the formula takes."""
         count, device = inputs.shape.numel(), inputs.device
         kept = [unpacked(bits, first, count).view(inputs.shape) for bits in self.bits] if self.bits else None
-        bands = None
-        if self.bands:
-            edges = self._constant("edges", device, lambda: [(band.floor, band.ceiling) for band in self.bands or ()])
-            cuts = self._constant("cuts", device, lambda: [(b.floor_cut, b.ceiling_cut) for b in self.bands or ()])
-            bands = (edges, cuts, first)
         scale = self._constant("scale", device, lambda: self.scale)
-        of_sums = (bands, kept, self.rescale, scale, self.consensus, self.normalize)
+        of_sums = (self._edges(first, device), kept, self.rescale, scale, self.consensus, self.normalize)
         return inputs.needed_base, inputs.experts, inputs.dtype, weights, *of_sums
+
+    def _edges(self, first: int, device: torch.device) -> Bands | None:
+        """Of all bands, as the formula takes them."""
+        if not self.bands:
+            return None
+        bands = self.bands
+        least = Edges(
+            self._constant("floors", device, lambda: [band.floor for band in bands]),
+            self._constant("floor cuts", device, lambda: [band.floor_cut for band in bands]),
+        )
+        if all(band.ceiling == EVERYTHING.ceiling for band in bands):
+            return Bands(least, None, first)
+        most = Edges(
+            self._constant("ceilings", device, lambda: [band.ceiling for band in bands]),
+            self._constant("ceiling cuts", device, lambda: [band.ceiling_cut for band in bands]),
+        )
+        return Bands(least, most, first)
 
     def _constant(self, key: Hashable, device: torch.device, made: Callable[[], Any]) -> torch.Tensor:
         """Numbers on a device, sent there once."""

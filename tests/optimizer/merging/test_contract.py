@@ -281,14 +281,15 @@ def test_compiled_formulas_equal_eager_ones() -> None:
     case = Case(METHODS["ties"], {}, True)
     inputs = inputs_of(case, (1003,), [torch.bfloat16, torch.float32])
     weights, scale = torch.tensor([0.6, -0.3, 0.45]), torch.tensor(0.7)
-    edges, cuts = torch.tensor([[[0.001, 0.002], [0.008, 0.007]]] * 3), torch.tensor([[400, 700], [-1, 5], [1003, 9]])
-    for consensus in (True, False):
+    least = formulas.Edges(torch.tensor([[0.001, 0.002]] * 3), torch.tensor([400, -1, 1003]))
+    most = formulas.Edges(torch.tensor([[0.008, 0.007]] * 3), torch.tensor([700, 5, 9]))
+    for consensus, bands in ((True, formulas.Bands(least, most, 0)), (False, formulas.Bands(least, None, 7))):
         banded = (
             inputs.base,
             inputs.experts,
             inputs.dtype,
             weights,
-            (edges, cuts, 0),
+            bands,
             None,
             None,
             scale,
