@@ -2,7 +2,8 @@
 
 `python -m benchmarks.gpu` takes about ten minutes on an H200: merging 8B-shaped weights takes 100 GB of device memory,
 searching them 90. `--parts merging` needs torch, safetensors and transformers alone. `--shape tiny --device cpu
---rows 8 --steps 16` runs the same code anywhere. Each part writes a results file of its own.
+--rows 8 --steps 16` runs the same code anywhere. Each part writes a results file of its own,
+named after the GPU.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--checkpointing", action="store_true", help="search with layers that are computed anew")
     given = parser.parse_args()
     shape, device = SHAPES[given.shape], torch.device(given.device)
+    on = torch.cuda.get_device_name().removeprefix("NVIDIA ").split()[0].lower() if device.type == "cuda" else "cpu"
     met = True
     for part in given.parts:
         if part == "merging":
@@ -50,7 +52,7 @@ def main() -> int:
                 found = search_costs(shape, device, sizes, given.times, given.checkpointing)
             else:
                 found = whole_search(shape, device, sizes, given.steps, given.checkpointing)
-        met &= report(f"gpu-{part}-{given.shape}", *found, given.shape)
+        met &= report(f"gpu-{part}-{given.shape}-{on}", *found, given.shape)
     return 0 if met else 1
 
 
