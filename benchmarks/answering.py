@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from benchmarks.measuring import Figure, in_turn, report
+from benchmarks.measuring import Figure, in_turn, report, seconds
 from benchmarks.search import argument_parser
 from benchmarks.zoos import Bench, kept
 from datagen.chat import all_prompt_ids
@@ -26,6 +26,7 @@ from datagen.engines.process import EngineProcess
 from datagen.engines.vllm import VllmEngine
 from datagen.rows import Row, read_rows
 from optimizer.engines.banks import space_of
+from optimizer.engines.generating import use_merge
 from optimizer.engines.speaking import VllmSpeaker
 from optimizer.evaluation import verdicts_on
 from optimizer.export import write_merge
@@ -70,7 +71,7 @@ def trial() -> tuple[list[Figure], dict[str, Any]]:
         engine.use(bench.bunch.chat_source.reference)
         ids = all_prompt_ids(bench.bunch.chat_source.tokenizer(), [r.messages[:-1] for rs in rows.values() for r in rs])
         said = [SaidTerm(1.0, term, rows[term.kind]) for term in terms]
-        ours, bare = in_turn([lambda: speaker(point(), said), partial(_bare, engine, ids)], TIMES)
+        ours, bare = _paired(bench, speaker, engine, said, ids, point)
         guarded = [
             SaidTerm(1.0, _guarded(kind) if kind in ("unsafe", "borderline") else AnswerTerm.default(kind), some)
             for kind, some in rows.items()
@@ -92,6 +93,24 @@ def trial() -> tuple[list[Figure], dict[str, Any]]:
         Figure("a trial's answers / bare generation, seconds", ours / bare, DEARER, at_least=False),
         Figure("over the disk / a trial's answers, seconds", disk / ours, FASTER),
     ], details
+
+
+def _paired(
+    bench: Bench,
+    speaker: VllmSpeaker,
+    engine: VllmEngine,
+    said: list[SaidTerm],
+    ids: list[list[int]],
+    point: Callable[[], Point],
+) -> list[float]:
+    """Median seconds of a trial's answers, and of bare generation by a model of the same weights, which says as much."""
+    space, measured = space_of(bench.bunch, bench.config.merge), []
+    for _ in range(1 + TIMES):
+        at = point()
+        ours = seconds(partial(speaker, at, said))
+        use_merge(engine, bench.config, bench.bunch, space, at.coefficients)
+        measured.append((ours, seconds(partial(_bare, engine, ids))))
+    return [statistics.median(column) for column in zip(*measured[1:], strict=True)]  # the first finds things cold
 
 
 def _guarded(kind: str) -> AnswerTerm:
