@@ -6,6 +6,7 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from datagen.errors import EngineError
-from optimizer.search import tables
-from optimizer.search.tables import LIKE, Unwritten
+from optimizer.search import server, tables
+from optimizer.search.tables import LIKE, Ended, Unwritten, Writing
 
 #: Seconds between the signs of life that a driver gives for its trials; after how many without one they are another's.
 HEARTBEAT, GRACE = 10, 60
@@ -53,6 +54,12 @@ def _is_away(error: BaseException) -> bool:
     """Whether a call failed since the database was not there."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+
+
+def _equip(connection: Any, _: Any) -> None:
+    """Gives a new connection to PostgreSQL its functions."""
+    connection.execute(server.FUNCTIONS)
+    connection.commit()
 
 
 def _patiently(call: Callable[..., T]) -> Callable[..., T]:
@@ -91,6 +98,12 @@ class StudyStorage(InMemoryStorage):
     def __init__(self, database: RDBStorage, shared: bool = False) -> None:
         super().__init__()
         self.database, self.shared = database, shared
+        on_server = database.engine.dialect.name == "postgresql"
+        self._rows: Writing = server if on_server else tables
+        self._steps = database.engine.execution_options(isolation_level="AUTOCOMMIT") if on_server else None
+        if on_server:
+            sqlalchemy.event.listen(database.engine, "connect", _equip)
+            database.engine.dispose()  # connections opened before the listener was there
         self._unwritten: dict[int, Unwritten] = {}
         self._own: set[int] = set()  # trials that only this process changes, until they end
         self._looked: dict[int, float] = {}
@@ -164,7 +177,7 @@ class StudyStorage(InMemoryStorage):
         """Writes what a trial is so far."""
         with self._lock:
             trial, unwritten = self._get_trial(trial_id), self._unwritten.pop(trial_id, Unwritten())
-        self._transact(lambda connection: tables.write(connection, trial_id, trial, unwritten))
+        self._step(lambda connection: self._rows.write(connection, trial_id, trial, unwritten))
 
     def beat(self, ids: Iterable[int]) -> None:
         """Gives a sign of life for trials."""
@@ -215,15 +228,8 @@ class StudyStorage(InMemoryStorage):
             if state == TrialState.RUNNING and trial.state != TrialState.WAITING:
                 return False
             unwritten, at = self._unwritten.pop(trial_id, Unwritten()), datetime.now()
-
-            def end(connection: Connection) -> bool:
-                if not tables.end(connection, trial_id, state, at):
-                    return False
-                tables.write(connection, trial_id, trial, unwritten)
-                tables.write_values(connection, trial_id, values)
-                return True
-
-            ended = self._transact(end)
+            how = Ended(state, at, values)
+            ended = self._step(lambda connection: self._rows.end(connection, trial_id, trial, unwritten, how))
             self._own.discard(trial_id)
             if ended:
                 self._settle(trial_id, state, values)
@@ -254,16 +260,14 @@ class StudyStorage(InMemoryStorage):
 
         def make(connection: Connection) -> tuple[int, int] | None:
             room = None if most is None else most - self._alike[study_id][trial.user_attrs[LIKE]]
-            made = tables.insert_trial(connection, study_id, trial, self._studies[study_id].trials, room)
-            if made is not None and self.shared:
-                tables.begin_beating(connection, made[0])
-            return made
+            known = self._studies[study_id].trials
+            return self._rows.claim(connection, study_id, trial, known, room, beats=self.shared)
 
-        made = self._transact(make)
+        made = self._step(make)
         if made is None:
             with self._lock:
                 self._look(study_id)
-            made = self._transact(make)  # of its like, some may have failed since they were looked at
+            made = self._step(make)  # of its like, some may have failed since they were looked at
         if made is None:
             return None
         with self._lock:
@@ -327,12 +331,20 @@ class StudyStorage(InMemoryStorage):
         self._looked[study_id] = time.monotonic()
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
-        def transact() -> T:
-            with self.database.engine.begin() as connection:
+        return self._tried(self.database.engine.begin, work)
+
+    def _step(self, work: Callable[[Connection], T]) -> T:
+        """One step of a trial, all of it or nothing."""
+        # What is a single call there needs no transaction around it, which is two more.
+        return self._tried(self._steps.connect if self._steps is not None else self.database.engine.begin, work)
+
+    def _tried(self, opened: Callable[[], AbstractContextManager[Connection]], work: Callable[[Connection], T]) -> T:
+        def tried() -> T:
+            with opened() as connection:
                 return work(connection)
 
         # A file that cannot be written, as on a full disk, will not come back by itself.
-        return _patiently(transact)() if self.shared else transact()
+        return _patiently(tried)() if self.shared else tried()
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to open the same database."""

@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Column, Connection, Insert, TextClause, delete, func, insert, select, text, update
+from sqlalchemy import Column, Connection, Insert, delete, func, insert, select, update
 from sqlalchemy.dialects import sqlite
 
 STUDIES = models.StudyModel.__table__
@@ -48,12 +48,69 @@ class Unwritten:
         return cls({*trial.params}, {*trial.user_attrs}, {*trial.system_attrs}, {*trial.intermediate_values})
 
 
-def insert_trial(
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended, or that it has begun.
+
+    Attributes:
+        state: that it is in now.
+        at: when it came there.
+        values: that it came to.
+    """
+
+    state: TrialState
+    at: datetime
+    values: Sequence[float] | None
+
+    @property
+    def column(self) -> str:
+        """Of the table of trials, that has the time."""
+        return "datetime_complete" if self.state.is_finished() else "datetime_start"
+
+
+#: Tables with rows of a trial, and the column that tells these apart.
+OF_TRIALS: dict[sqlalchemy.Table, Column[Any]] = {
+    PARAMS: PARAMS.c.param_name,
+    USER: USER.c.key,
+    SYSTEM: SYSTEM.c.key,
+    STEPS: STEPS.c.step,
+    VALUES: VALUES.c.objective,
+}
+
+#: Rows of a trial by table, without its id.
+Rows = dict[sqlalchemy.Table, list[dict[str, Any]]]
+
+
+class Writing(Protocol):
+    """The steps of a trial, as this module takes them in any database, and `server` in PostgreSQL."""
+
+    def claim(
+        self,
+        connection: Connection,
+        study_id: int,
+        trial: FrozenTrial,
+        known: Sequence[FrozenTrial],
+        room: int | None,
+        beats: bool,
+    ) -> tuple[int, int] | None:
+        """See `claim`."""
+
+    def write(self, connection: Connection, trial_id: int, trial: FrozenTrial, unwritten: Unwritten) -> None:
+        """See `write`."""
+
+    def end(
+        self, connection: Connection, trial_id: int, trial: FrozenTrial, unwritten: Unwritten, ended: Ended
+    ) -> bool:
+        """See `end`."""
+
+
+def claim(
     connection: Connection,
     study_id: int,
     trial: FrozenTrial,
     known: Sequence[FrozenTrial],
     room: int | None,
+    beats: bool,
 ) -> tuple[int, int] | None:
     """Adds a trial, with the next number, unless there are enough of its like.
 
@@ -61,6 +118,7 @@ def insert_trial(
         trial: a new one; its number and id are not looked at.
         known: the study's first trials, so that only what came after them need be read.
         room: how many of its like that have not failed there may be besides those that are known; none for any number.
+        beats: whether it gives a first sign of life.
 
     Returns:
         Id and number, or none; also if others of its like failed since they were read.
@@ -71,7 +129,7 @@ def insert_trial(
     connection.execute(update(STUDIES).where(here).values(study_name=STUDIES.c.study_name))
     told = (USER.c.trial_id == TRIALS.c.trial_id) & (USER.c.key == LIKE)
     asked = select(TRIALS.c.state, USER.c.value_json).select_from(TRIALS.outerjoin(USER, told))
-    new = connection.execute(asked.where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id > _last(known))).all()
+    new = connection.execute(asked.where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id > last(known))).all()
     if room is not None:
         own = json.dumps(trial.user_attrs[LIKE])
         if sum(one.state != TrialState.FAIL and one.value_json == own for one in new) >= room:
@@ -81,66 +139,72 @@ def insert_trial(
         "number": number,
         "study_id": study_id,
         "state": trial.state,
-        "datetime_start": _utc(trial.datetime_start),
-        "datetime_complete": _utc(trial.datetime_complete),
+        "datetime_start": utc(trial.datetime_start),
+        "datetime_complete": utc(trial.datetime_complete),
     }
     (trial_id,) = connection.execute(insert(TRIALS).values(**added)).inserted_primary_key or (0,)
-    write(connection, trial_id, trial, Unwritten.all_of(trial))
-    write_values(connection, trial_id, trial.values)
+    _put(connection, trial_id, rows_of(trial, Unwritten.all_of(trial), trial.values))
+    if beats:
+        connection.execute(insert(BEATS).values(trial_id=trial_id, heartbeat=func.current_timestamp()))
     return trial_id, number
 
 
-def write(connection: Connection, trial_id: int, trial: FrozenTrial, unwritten: Unwritten) -> None:
-    """Adds to a trial's rows what they lack, and replaces attributes that have changed."""
-    if unwritten.params:
-        rows = [
+def rows_of(trial: FrozenTrial, unwritten: Unwritten, values: Sequence[float] | None = None) -> Rows:
+    """What of a trial is to be written.
+
+    Args:
+        values: that it came to.
+    """
+    found: Rows = {
+        PARAMS: [
             {
-                "trial_id": trial_id,
                 "param_name": name,
                 "param_value": trial.distributions[name].to_internal_repr(trial.params[name]),
-                "distribution_json": distribution_to_json(trial.distributions[name]),
+                "distribution_json": _as_json(trial.distributions[name]),
             }
             for name in trial.params
             if name in unwritten.params
         ]
-        _put(connection, PARAMS, PARAMS.c.param_name, rows)
+    }
     for table, names, own in ((USER, unwritten.user, trial.user_attrs), (SYSTEM, unwritten.system, trial.system_attrs)):
-        rows = [
-            {"trial_id": trial_id, "key": name, "value_json": json.dumps(own[name])} for name in own if name in names
-        ]
-        _put(connection, table, table.c.key, rows)
-    kept = models.TrialIntermediateValueModel
-    rows = []
+        found[table] = [{"key": name, "value_json": json.dumps(own[name])} for name in own if name in names]
+    found[STEPS] = []
     for step in sorted(unwritten.steps):
-        value, kind = kept.intermediate_value_to_stored_repr(trial.intermediate_values[step])
-        rows.append(
-            {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind.name}
+        value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
+            trial.intermediate_values[step]
         )
-    _put(connection, STEPS, STEPS.c.step, rows)
-
-
-def write_values(connection: Connection, trial_id: int, values: Sequence[float] | None) -> None:
-    """Adds what a trial came to."""
-    rows = []
+        found[STEPS].append({"step": step, "intermediate_value": value, "intermediate_value_type": kind.name})
+    found[VALUES] = []
     for objective, one in enumerate(values or ()):
-        value, kind = models.TrialValueModel.value_to_stored_repr(one)
-        rows.append({"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind.name})
-    _put(connection, VALUES, VALUES.c.objective, rows)
+        value, of_kind = models.TrialValueModel.value_to_stored_repr(one)
+        found[VALUES].append({"objective": objective, "value": value, "value_type": of_kind.name})
+    return {table: rows for table, rows in found.items() if rows}
 
 
-def end(connection: Connection, trial_id: int, state: TrialState, at: datetime | None) -> bool:
-    """Sets the state of a trial that has not ended.
+def write(connection: Connection, trial_id: int, trial: FrozenTrial, unwritten: Unwritten) -> None:
+    """Adds to a trial's rows what they lack, and replaces attributes that have changed."""
+    _put(connection, trial_id, rows_of(trial, unwritten))
 
-    Args:
-        at: when it did.
+
+def end(
+    connection: Connection,
+    trial_id: int,
+    trial: FrozenTrial,
+    unwritten: Unwritten,
+    ended: Ended,
+) -> bool:
+    """Ends a trial that has not ended, or begins it, with all that is to be written of it.
 
     Returns:
         Whether it had not.
     """
-    changed = {"state": state, "datetime_complete" if state.is_finished() else "datetime_start": _utc(at)}
+    changed = {"state": ended.state, ended.column: utc(ended.at)}
     open_ones = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING])
     done = connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id, open_ones).values(**changed))
-    return bool(done.rowcount)
+    if not done.rowcount:
+        return False
+    _put(connection, trial_id, rows_of(trial, unwritten, ended.values))
+    return True
 
 
 def states(connection: Connection, study_id: int, known: Sequence[FrozenTrial]) -> list[tuple[int, TrialState]]:
@@ -150,7 +214,7 @@ def states(connection: Connection, study_id: int, known: Sequence[FrozenTrial]) 
         known: its first trials.
     """
     asked = select(TRIALS.c.trial_id, TRIALS.c.state)
-    news = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING]) | (TRIALS.c.trial_id > _last(known))
+    news = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING]) | (TRIALS.c.trial_id > last(known))
     found = [(row.trial_id, row.state) for row in connection.execute(asked.where(TRIALS.c.study_id == study_id, news))]
     open_ids = {trial._trial_id for trial in known if not trial.state.is_finished()}
     ended = sorted(open_ids - {trial_id for trial_id, _ in found})
@@ -176,11 +240,6 @@ def beat(connection: Connection, ids: Collection[int]) -> None:
         return
     known = {row.trial_id for row in connection.execute(select(BEATS.c.trial_id).where(BEATS.c.trial_id.in_(ids)))}
     connection.execute(insert(BEATS).values(heartbeat=now), [{"trial_id": one} for one in ids if one not in known])
-
-
-def begin_beating(connection: Connection, trial_id: int) -> None:
-    """Gives the first sign of life for a trial."""
-    connection.execute(insert(BEATS).values(trial_id=trial_id, heartbeat=func.current_timestamp()))
 
 
 def _load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
@@ -228,32 +287,17 @@ def _load(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
     ]
 
 
-def _put(connection: Connection, table: sqlalchemy.Table, column: Column[Any], rows: list[dict[str, Any]]) -> None:
-    """Rows of one trial in place of those that are the same in a column."""
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        # All at once: its driver would send a statement for each.
-        connection.execute(_upsert_all(table, column, tuple(rows[0])), {"rows": json.dumps(rows)})
-        return
-    if connection.dialect.name == "sqlite":
-        connection.execute(_upsert(table, column), rows)
-        return
-    for start in range(0, len(rows), _AT_ONCE):
-        some = [row[column.name] for row in rows[start : start + _AT_ONCE]]
-        connection.execute(delete(table).where(table.c.trial_id == rows[0]["trial_id"], column.in_(some)))
-    connection.execute(insert(table), rows)
-
-
-@cache
-def _upsert_all(table: sqlalchemy.Table, column: Column[Any], names: tuple[str, ...]) -> TextClause:
-    listed = ", ".join(names)
-    changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in ("trial_id", column.name))
-    return text(
-        f"INSERT INTO {table.name} ({listed}) SELECT {listed} "  # noqa: S608 - of Optuna's own names
-        f"FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json)) "
-        f"ON CONFLICT (trial_id, {column.name}) DO UPDATE SET {changed}"
-    )
+def _put(connection: Connection, trial_id: int, rows: Rows) -> None:
+    """Rows of one trial in place of those that there are."""
+    for table, some in rows.items():
+        column, given = OF_TRIALS[table], [{"trial_id": trial_id} | row for row in some]
+        if connection.dialect.name == "sqlite":
+            connection.execute(_upsert(table, column), given)
+            continue
+        for start in range(0, len(given), _AT_ONCE):
+            names = [row[column.name] for row in given[start : start + _AT_ONCE]]
+            connection.execute(delete(table).where(table.c.trial_id == trial_id, column.in_(names)))
+        connection.execute(insert(table), given)
 
 
 @cache
@@ -264,9 +308,14 @@ def _upsert(table: sqlalchemy.Table, column: Column[Any]) -> Insert:
     return statement.on_conflict_do_update(index_elements=same, set_=new)
 
 
-def _last(known: Sequence[FrozenTrial]) -> int:
+def last(known: Sequence[FrozenTrial]) -> int:
     """Id of the last of some trials; those that are made later have higher ones."""
     return known[-1]._trial_id if known else -1
+
+
+@lru_cache(maxsize=4096)
+def _as_json(distribution: BaseDistribution) -> str:
+    return distribution_to_json(distribution)
 
 
 @lru_cache(maxsize=4096)
@@ -274,7 +323,7 @@ def _distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)
 
 
-def _utc(at: datetime | None) -> datetime | None:
+def utc(at: datetime | None) -> datetime | None:
     """A local time as the tables keep it."""
     return None if at is None else at.astimezone(UTC).replace(tzinfo=None)
 
