@@ -14,10 +14,10 @@ demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 -m slow
 
 checks: $(INSTALLED)
 	$(BIN)/ruff format --check .

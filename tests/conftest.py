@@ -4,7 +4,10 @@ The demo takes minutes, so it begins with the session and runs beside the tests 
 """
 
 import os
+import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
 from optimizer.loading import load_config
 from optimizer.report.result import Result, read_result
-from tests.support import CACHE, DEMO_CONFIG, command
+from tests.support import CACHE, DEMO_CONFIG, TESTS, command
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The demo and the tests beside it get a core each: more threads than cores wait for each other. Torch, which is
@@ -25,7 +28,13 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "pycache"))
 
-_RUNNING = pytest.StashKey[subprocess.Popen[str]]()
+_RUNNING = pytest.StashKey[subprocess.Popen[bytes]]()
+
+#: What the demo's exit code is written to, for all processes of a session.
+_CODE = CACHE / "demo.code"
+
+#: Tests that end processes of Ray by their titles, and those whose processes could be meant.
+_RAY = ("optimizer/executors", "datagen/engines/test_cluster", "datagen/test_pipeline")
 
 
 def _needs_demo(item: pytest.Item) -> bool:
@@ -34,31 +43,50 @@ def _needs_demo(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the demo come last."""
+    """Tests of the demo come last, and with `-n` those of a file, which share engines, run in one process."""
     items.sort(key=_needs_demo)
+    for item in items:
+        file = item.path.relative_to(TESTS).as_posix()
+        group = "ray" if file.startswith(_RAY) else "demo" if _needs_demo(item) else file
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begins the demo of a session of several processes, which collects no tests itself."""
+    if getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput"):
+        _begin_demo(session.config)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Begins the demo if a test needs it. What earlier sessions finished is not done again."""
-    if not session.config.option.collectonly and any(map(_needs_demo, session.items)):
-        CACHE.mkdir(exist_ok=True)
-        with (CACHE / "demo.log").open("w") as log:
-            session.config.stash[_RUNNING] = subprocess.Popen(
-                command("demo", "--out", CACHE / "demo"), stdout=log, stderr=subprocess.STDOUT, text=True
-            )
+    alone = not getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput")
+    if alone and not session.config.option.collectonly and any(map(_needs_demo, session.items)):
+        _begin_demo(session.config)
+
+
+def _begin_demo(config: pytest.Config) -> None:
+    CACHE.mkdir(exist_ok=True)
+    _CODE.unlink(missing_ok=True)
+    run = f"{shlex.join(command('demo', '--out', CACHE / 'demo'))}; echo $? > {shlex.quote(str(_CODE))}"
+    with (CACHE / "demo.log").open("w") as log:
+        config.stash[_RUNNING] = subprocess.Popen(
+            ["sh", "-c", run], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends a demo that nobody waits for any more."""
     if (running := config.stash.get(_RUNNING, None)) and running.poll() is None:
-        running.terminate()
+        os.killpg(running.pid, signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")
-def demo(pytestconfig: pytest.Config) -> Path:
+def demo() -> Path:
     """The run folder of a whole demo, made by the command."""
-    code = pytestconfig.stash[_RUNNING].wait(timeout=3600)
-    assert code == 0, (CACHE / "demo.log").read_text()[-3000:]
+    end = time.monotonic() + 3600
+    while not (_CODE.is_file() and _CODE.read_text().strip()) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert _CODE.is_file() and _CODE.read_text().strip() == "0", (CACHE / "demo.log").read_text()[-3000:]
     return CACHE / "demo"
 
 

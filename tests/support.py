@@ -7,6 +7,7 @@ from pathlib import Path
 from optimizer.config import Config
 
 ROOT = Path(__file__).parent.parent
+TESTS = ROOT / "tests"
 CACHE = ROOT / ".cache"
 DEMO_CONFIG = ROOT / "configs" / "demo.yaml"
 
