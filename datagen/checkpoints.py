@@ -5,7 +5,6 @@ revision: `org/model@main+org/adapter@v2`.
 """
 
 import hashlib
-import json
 import math
 import mmap
 import re
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from datagen.errors import BunchError
+from datagen.reading import UnfitError, parse_json, read_json, unfit_text
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -37,6 +37,9 @@ TIED_UNLESS_SAID = frozenset(
 
 #: How much of each file a fingerprint reads.
 _BLOCKS, _BLOCK = 16, 1 << 16
+
+#: Letters of a tensor's name at most.
+_NAME = 512
 
 #: Rows compared at once.
 _ROWS = 4096
@@ -233,6 +236,7 @@ def local_folder(model: str) -> Path:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        check_links(folder)
         return folder
     name, _, revision = model.partition("@")
     if Path(name).expanduser().is_dir():
@@ -255,6 +259,24 @@ def local_folder(model: str) -> Path:
         ) from error
 
 
+def check_links(folder: Path) -> None:
+    """Whether all files of a model's folder lie in it, or in the hub's cache beside it.
+
+    A link in a folder from elsewhere could have any file of this machine copied beside the merged weights.
+
+    Raises:
+        BunchError: a link leads out of it.
+    """
+    place = folder.resolve()
+    inside = [place, *([place.parent.parent / "blobs"] if place.parent.name == "snapshots" else [])]
+    for path in folder.iterdir():
+        if path.is_symlink() and not any(path.resolve().is_relative_to(one) for one in inside):
+            raise BunchError(
+                f"{path}: a model's files must lie in its folder, but this is a link to {path.resolve()}; put the file "
+                f"there instead of the link"
+            )
+
+
 def tensor_files(folder: str | Path) -> dict[str, Path]:
     """Tensor name -> the file that holds it, in the order of the files.
 
@@ -264,17 +286,22 @@ def tensor_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     weight_map: dict[str, str] = {}
     if (folder / INDEX).is_file():
-        try:
-            weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-            shards = sorted({str(shard) for shard in weight_map.values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BunchError(f"{folder / INDEX}: must be JSON with a weight_map; download the index again") from error
+        told = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(told, dict) or not all(isinstance(shard, str) for shard in told.values()):
+            raise BunchError(f"{folder / INDEX}: must be JSON with a weight_map; download the index again")
+        weight_map = told
+        shards = sorted(set(weight_map.values()))
     else:
         shards = [SINGLE]
     files: dict[str, Path] = {}
     for shard in shards:
         path = folder / shard
-        if Path(shard).name != shard or not path.is_file():
+        if Path(shard).name != shard or unfit_text(shard):
+            raise BunchError(
+                f"{folder / INDEX}: a shard must be a file in the same folder, but {shard!r} is none; download the "
+                f"index again"
+            )
+        if not path.is_file():
             raise BunchError(f"{folder}: weights must be in {shard}, but that file is missing; copy the whole model")
         files |= dict.fromkeys(stored_names(path), path)
     if lost := sorted(weight_map.keys() - files.keys()):
@@ -294,7 +321,7 @@ def stored_names(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="pt") as opened:
             return list(opened.keys())
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise BunchError(
             f"{path}: must be a whole safetensors file, but {error} ({path.stat().st_size} bytes); copy it again"
         ) from error
@@ -310,8 +337,16 @@ def read_headers(files: Mapping[str, Path]) -> dict[str, Header]:
     for path in dict.fromkeys(files.values()):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            stored = json.loads(file.read(length))
+            try:
+                stored = parse_json(file.read(length))
+            except UnfitError as error:
+                raise BunchError(f"{path}: its header {error}; copy it again") from error
         for name in (name for name, where in files.items() if where == path):
+            if len(name) > _NAME:
+                raise BunchError(
+                    f"{path}: a tensor's name must have at most {_NAME} letters, but {name[:20]}... has {len(name)}; "
+                    f"use another checkpoint"
+                )
             kind = stored[name]["dtype"]
             if (dtype := _DTYPES.get(kind)) is None:
                 raise BunchError(
@@ -341,27 +376,10 @@ def read_rows(path: Path, header: Header, start: int, stop: int) -> torch.Tensor
     return torch.frombuffer(mapped, dtype=header.dtype, count=count, offset=first - page).view(shape)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a model folder.
-
-    Raises:
-        BunchError: it is missing, or no JSON object.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BunchError(f"{path.parent}: its {path.name} must be there, but is missing; check the path") from error
-    except ValueError as error:
-        raise BunchError(f"{path}: must be JSON, but {error}; download it again") from error
-    if not isinstance(config, dict):
-        raise BunchError(f"{path}: must be a JSON object, but is a {type(config).__name__}; download it again")
-    return config
-
-
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a model's head is its embeddings."""
     said = config.get("tie_word_embeddings")
-    return bool(config.get("model_type") in TIED_UNLESS_SAID if said is None else said)
+    return str(config.get("model_type")) in TIED_UNLESS_SAID if said is None else bool(said)
 
 
 def iterate_tensors(reference: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from datagen.checkpoints import Weights, open_weights, read_json, reference_folders, tokenizer_folder
-from datagen.errors import BunchError
+from datagen.checkpoints import Weights, open_weights, reference_folders, tokenizer_folder
+from datagen.opening import open_tokenizer
+from datagen.reading import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,14 +107,4 @@ class Source:
         Raises:
             BunchError: there is none that loads.
         """
-        from transformers import AutoTokenizer
-
-        folder = self.tokenizer_folder
-        try:
-            return AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise BunchError(f"{folder}: must have a tokenizer, but {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+        return open_tokenizer(self.tokenizer_folder)

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
+from datagen.opening import open_config
 from optimizer.bunch import Bunch
 from optimizer.engines.live import live_parameters
 from optimizer.engines.outputs import Measure, Outputs
@@ -192,7 +193,7 @@ class ScoringEngine:
 
 
 def _empty_model(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    model: torch.nn.Module = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+    model: torch.nn.Module = AutoModelForCausalLM.from_config(open_config(folder), dtype=dtype, trust_remote_code=False)
     return model
 
 
