@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from datagen.errors import BunchError
+from datagen.model_config import read_config
 from datagen.reading import UnfitError, parse_json, read_json, unfit_text
 
 INDEX = "model.safetensors.index.json"
@@ -38,8 +39,8 @@ TIED_UNLESS_SAID = frozenset(
 #: How much of each file a fingerprint reads.
 _BLOCKS, _BLOCK = 16, 1 << 16
 
-#: Letters of a tensor's name at most.
-_NAME = 512
+#: Letters of a tensor's name at most, and bytes of a file's.
+_NAME, _FILE_NAME = 512, 255
 
 #: Rows compared at once.
 _ROWS = 4096
@@ -121,7 +122,7 @@ class Weights(ABC):
         Raises:
             BunchError: the file is missing or no JSON.
         """
-        return read_json(self.folder / "config.json")
+        return read_config(self.folder)
 
 
 class Checkpoint(Weights):
@@ -234,14 +235,14 @@ def local_folder(model: str) -> Path:
     Raises:
         BunchError: there is no such folder and the name cannot be had from the hub either.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    if _is_folder(model):
+        folder = Path(model).expanduser()
         check_links(folder)
         return folder
     name, _, revision = model.partition("@")
-    if Path(name).expanduser().is_dir():
+    if _is_folder(name):
         raise BunchError(f"a revision must follow a Hugging Face name, but {name} is a folder; drop @{revision}")
-    if folder.is_absolute() or not _HUB_NAME.fullmatch(model) or model.startswith("."):
+    if not _HUB_NAME.fullmatch(model) or model.startswith("."):
         raise BunchError(f"a model must be a folder or a Hugging Face name, but {model!r} is neither; check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -296,7 +297,7 @@ def tensor_files(folder: str | Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for shard in shards:
         path = folder / shard
-        if Path(shard).name != shard or unfit_text(shard):
+        if Path(shard).name != shard or unfit_text(shard) or len(shard.encode()) > _FILE_NAME:
             raise BunchError(
                 f"{folder / INDEX}: a shard must be a file in the same folder, but {shard!r} is none; download the "
                 f"index again"
@@ -379,7 +380,7 @@ def read_rows(path: Path, header: Header, start: int, stop: int) -> torch.Tensor
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a model's head is its embeddings."""
     said = config.get("tie_word_embeddings")
-    return str(config.get("model_type")) in TIED_UNLESS_SAID if said is None else bool(said)
+    return bool(config.get("model_type") in TIED_UNLESS_SAID if said is None else said)
 
 
 def iterate_tensors(reference: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -420,11 +421,14 @@ def _head_copy(files: Mapping[str, Path], folder: Path) -> str | None:
     head = next((name for name in files if is_head(name)), None)
     if head is None or not any(map(is_embeddings, files)) or not (folder / "config.json").is_file():
         return None
-    return head if is_tied(read_json(folder / "config.json")) else None
+    return head if is_tied(read_config(folder)) else None
 
 
 def _is_folder(part: str) -> bool:
-    return Path(part).expanduser().is_dir()
+    try:
+        return Path(part).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # no path at all: too long, of a user that is not, or with a NUL byte
+        return False
 
 
 def _may_be_model(part: str) -> bool:

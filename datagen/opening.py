@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from datagen.checkpoints import check_links
 from datagen.errors import BunchError
+from datagen.model_config import read_config
 from datagen.reading import JSON_BYTES, read_json
 from datagen.templates import check_template
 
@@ -51,7 +52,7 @@ def open_config(folder: Path) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    read_json(folder / "config.json")
+    read_config(folder)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a damaged file makes the library say

@@ -218,5 +218,6 @@ def read_text(path: Path, kind: type[GoodbunchError] = DataError, most: int = JS
         return held.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise kind(f"{path}: must be in UTF-8, but byte {error.start} is not; save it as UTF-8") from error
-    except OSError as error:
-        raise kind(f"{path}: must be a readable file, but {error.strerror or error}; check the path") from error
+    except (OSError, ValueError) as error:  # a ValueError is of a path with a NUL byte
+        told = getattr(error, "strerror", None) or error
+        raise kind(f"{path}: must be a readable file, but {told}; check the path") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datagen.errors import ConfigError, GoodbunchError
+from datagen.errors import ConfigError, GoodbunchError, shown
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers
@@ -517,7 +517,12 @@ def main() -> None:
     try:
         app()
     except GoodbunchError as error:
-        print(f"goodbunch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"goodbunch: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"goodbunch: {shown(f'{error.filename}: {error.strerror}; check the path')}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except _Stopped as stopped:
         print(f"goodbunch: stopped; {stopped}", file=sys.stderr)

@@ -15,12 +15,15 @@ from pydantic_core import ErrorDetails
 
 from datagen.errors import ConfigError
 from datagen.progress import console
-from datagen.reading import UnfitError, check_yaml, read_text
+from datagen.reading import UnfitError, check_yaml, read_text, unfit_text
 from optimizer.config import Config
 from optimizer.interpolation import check_references, filled
 
 #: Bytes of a config at most, and values with its aliases written out.
 CONFIG_BYTES, CONFIG_VALUES = 1 << 20, 10_000
+
+#: What YAML makes of things that look like a date or a number and are none, and OmegaConf of a list where a mapping is.
+_MISFITS = (LookupError, OverflowError, TypeError, ValueError)
 
 #: Letters of a wrong value that are told.
 _TOLD = 200
@@ -57,7 +60,7 @@ def _read(path: Path) -> DictConfig:
     check_yaml(text, CONFIG_VALUES)
     try:
         written = OmegaConf.load(StringIO(text)) if text.strip() else OmegaConf.create()
-    except (yaml.YAMLError, ValueError, OverflowError, OSError) as error:
+    except (*_MISFITS, yaml.YAMLError, OSError) as error:
         raise UnfitError(f"must be YAML, but {' '.join(str(error).split())}") from error
     if not isinstance(written, DictConfig):
         raise UnfitError("a config must be a mapping of keys, but the file holds something else")
@@ -69,13 +72,15 @@ def _merged(written: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Keys and values as they are written, those of the command line over the file's."""
     for override in overrides:
         try:
+            if problem := unfit_text(override):
+                raise UnfitError(f"it has {problem}")
             check_yaml(override.partition("=")[2], CONFIG_VALUES)
             more = OmegaConf.from_dotlist([override])
-        except (UnfitError, yaml.YAMLError, ValueError, OverflowError, OmegaConfBaseException) as error:
+            check_references(OmegaConf.to_container(more))
+            merged = OmegaConf.merge(written, more)
+        except (*_MISFITS, UnfitError, yaml.YAMLError, OmegaConfBaseException) as error:
             told = " ".join(str(error).split())
             raise ConfigError(f"an override must read key=value, but {override!r} does not: {told}") from error
-        check_references(OmegaConf.to_container(more))
-        merged = OmegaConf.merge(written, more)
         written = merged if isinstance(merged, DictConfig) else written
     return cast(dict[str, Any], OmegaConf.to_container(written))
 

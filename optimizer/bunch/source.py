@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from datagen.checkpoints import Weights, open_weights, reference_folders, tokenizer_folder
+from datagen.model_config import read_config
 from datagen.opening import open_tokenizer
-from datagen.reading import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +71,7 @@ class Source:
         Raises:
             BunchError: the file is missing or no JSON.
         """
-        return read_json(self.folder / "config.json")
+        return read_config(self.folder)
 
     @property
     def files(self) -> Mapping[str, Path]:

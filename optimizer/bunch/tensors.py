@@ -110,10 +110,10 @@ def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     if heads and not config.get("num_key_value_heads"):
         resolved["num_key_value_heads"] = heads
-    if isinstance(heads, int) and heads and isinstance(width, int) and not config.get("head_dim"):
+    if heads and width and not config.get("head_dim"):
         resolved["head_dim"] = width // heads
     resolved["tie_word_embeddings"] = is_tied(config)
-    if isinstance(rope := config.get("rope_parameters"), Mapping) and "rope_theta" in rope:
+    if (rope := config.get("rope_parameters")) and "rope_theta" in rope:
         resolved["rope_theta"] = rope["rope_theta"]
     return resolved
 
