@@ -297,8 +297,12 @@ class _Reading:
 
     def _take_low_rank(self, name: str, module: str, embedding: bool, down: str, up: str) -> None:
         shape, a, b = self._base.headers[name].shape, self._stored[down].shape, self._stored[up].shape
-        rank = int(_by_pattern(self._settings, "rank_pattern", module, self._settings.get("r", 8)))
-        alpha = float(_by_pattern(self._settings, "alpha_pattern", module, self._settings.get("lora_alpha", 8)))
+        try:
+            rank = int(_by_pattern(self._settings, "rank_pattern", module, self._settings.get("r", 8)))
+            alpha = float(_by_pattern(self._settings, "alpha_pattern", module, self._settings.get("lora_alpha", 8)))
+        except BunchError as error:
+            self.problems.append(str(error))
+            return
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             self.problems.append(
                 f"{module}: lora_A must be [{rank}, in] and lora_B [out, {rank}] by r and rank_pattern, but they are "

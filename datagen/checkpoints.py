@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from datagen.errors import BunchError
 from datagen.model_config import read_config
+from datagen.pickles import PICKLES, allowed, unpickled
 from datagen.reading import UnfitError, parse_json, read_json, unfit_text
 
 INDEX = "model.safetensors.index.json"
@@ -238,7 +239,7 @@ def local_folder(model: str) -> Path:
     if _is_folder(model):
         folder = Path(model).expanduser()
         check_links(folder)
-        return folder
+        return unpickled(folder)
     name, _, revision = model.partition("@")
     if _is_folder(name):
         raise BunchError(f"a revision must follow a Hugging Face name, but {name} is a folder; drop @{revision}")
@@ -248,16 +249,16 @@ def local_folder(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED
-            )
+        wanted = [*_DOWNLOADED, *(PICKLES if allowed() else ())]
+        folder = Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=_NOT_DOWNLOADED)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise BunchError(
             f"a model must be a folder or a Hugging Face name, but there is no folder {model!r} and the hub gave "
             f"{type(error).__name__}; check the spelling, or the network"
         ) from error
+    return unpickled(folder)
 
 
 def check_links(folder: Path) -> None:

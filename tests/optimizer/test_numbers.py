@@ -73,7 +73,7 @@ def test_a_source_with_no_number_is_named(tiny_zoo: TinyZoo, tmp_path: Path, val
     odd = copied(tiny_zoo, tmp_path, "math", **{NORM: value})
     with pytest.raises(
         BunchError,
-        match=r"^model\.norm\.weight: all values must be finite, but 1 of its 16 are not, as in odd; copy that model again$",
+        match=r"^model\.norm\.weight: .* but 1 of its 16 are not, as in odd; copy that model again$",
     ):
         merge(tiny_zoo, odd, tmp_path / "out")
     assert not (tmp_path / "out").exists()
