@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.support import ROOT
@@ -60,6 +61,7 @@ class Message:
         return rule, found, remedy
 
 
+@cache
 def messages() -> list[Message]:
     """All messages, by module and line."""
     files = [path for package in ("datagen", "optimizer") for path in (ROOT / package).rglob("*.py")]

@@ -10,7 +10,7 @@ def test_the_page_lists_every_message() -> None:
 def test_messages_state_a_rule_and_most_a_remedy() -> None:
     found = messages()
     assert {one.kind for one in found} == {*CLASSES}
-    known = [one for one in found if one.text.startswith("{path}: must be a JSON object, but is a {...}")]
+    known = [one for one in found if one.text.startswith("{path}: must be a JSON object, but is a ")]
     assert [one.parts[2] for one in known] == ["download it again"]
     with_remedy = [one for one in found if one.parts[2]]
     assert len(with_remedy) > 0.75 * len(found)
