@@ -81,7 +81,7 @@ class _Line:
         try:
             value = parse_json(line)
         except UnfitError as error:
-            raise self._wrong("must be one JSON object in UTF-8", f"it {error}") from error
+            raise DataError(f"{self.where}: must be one JSON object in UTF-8: it {error}") from error
         if not isinstance(value, dict):
             raise self._wrong("must be one JSON object", f"is a {type(value).__name__}")
         try:
@@ -209,8 +209,6 @@ class _Line:
         text = value.get(key)
         if not isinstance(text, str) or not (text.strip() or empty):
             raise self._wrong(f"`{key}` must be a text", f"is {str(text)[:40]!r}" if key in value else "is missing")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise self._wrong(f"`{key}` must be valid Unicode", "has half of a surrogate pair")
         return text
 
     def _wrong(self, rule: str, found: str) -> DataError:

@@ -18,7 +18,12 @@ def main() -> int:
     asked = parser.parse_args()
     begun = time.monotonic()
 
+    told: set[str] = set()
+
     def tell(case: int, outcome: Outcome) -> None:
+        for failure in outcome.failures.keys() - told:
+            print(f"FAILED {failure}\n    {outcome.failures[failure]}", flush=True)
+        told.update(outcome.failures)
         print(f"{case} cases, {time.monotonic() - begun:.0f} s, {len(outcome.failures)} failures", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
