@@ -60,15 +60,19 @@ _WHOLE = re.compile(r"(?P<module>.+?)(\.modules_to_save(\.[^.]+)?|\.base_layer)?
 _SECONDS = 1.0
 
 
+_Rank = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Alpha = Annotated[float, Field(gt=-1e9, lt=1e9)]
+
+
 class _Numbers(BaseModel):
     """The keys of adapter_config.json that tensors are made by."""
 
     model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
-    r: Annotated[int, Field(ge=1)] = 8
-    lora_alpha: float = 8
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] | None = None
-    alpha_pattern: dict[str, float] | None = None
+    r: _Rank = 8
+    lora_alpha: _Alpha = 8
+    rank_pattern: dict[str, _Rank] | None = None
+    alpha_pattern: dict[str, _Alpha] | None = None
     fan_in_fan_out: bool | None = None
     use_rslora: bool | None = None
     ensure_weight_tying: bool | None = None
