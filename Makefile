@@ -1,4 +1,4 @@
-# Targets: demo, test, test-slow, checks, bench, study, schema, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, test-slow, checks, fuzz, bench, study, schema, errors, clean. All set up .venv first if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(ENGINE)
 # Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow checks bench study schema clean
+.PHONY: demo test test-slow checks fuzz bench study schema errors clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -23,6 +23,10 @@ checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What is read from files, with 100 000 damaged ones: about an hour. The short run is among the tests.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz --cases 100000 --seed 1
 
 # Ratios side by side, into benchmarks/results/. Minutes, but hours for the searches, which train ten zoos and can be
 # stopped; nothing else should run meanwhile.
@@ -48,6 +52,10 @@ schema: $(INSTALLED)
 	$(BIN)/python -c "import json; from optimizer.report.result import Result; print(json.dumps(Result.model_json_schema(), indent=1))" > docs/result.schema.json
 	$(BIN)/python -c "import json; from optimizer.evaluate.result import Evaluation; print(json.dumps(Evaluation.model_json_schema(), indent=1))" > docs/evaluation.schema.json
 	$(BIN)/python -c "import json; from optimizer.blame.result import Blame; print(json.dumps(Blame.model_json_schema(), indent=1))" > docs/blame.schema.json
+
+# docs/errors.md, the table of all messages, from the code that has them.
+errors: $(INSTALLED)
+	$(BIN)/python -m tests.messages
 
 clean:
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import regex
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datagen.checkpoints import (
     ADAPTER_CONFIG,
@@ -23,12 +25,12 @@ from datagen.checkpoints import (
     is_head,
     is_tied,
     read_headers,
-    read_json,
     read_rows,
     stored_names,
     tokenizer_folder,
 )
 from datagen.errors import BunchError
+from datagen.reading import read_json
 
 ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -52,6 +54,29 @@ _STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(\.(?!weight$)[^.]+)?(\.weight)?")
 _WHOLE = re.compile(r"(?P<module>.+?)(\.modules_to_save(\.[^.]+)?|\.base_layer)?\.(?P<leaf>weight|bias)")
+
+
+#: Seconds that a pattern may take for one name.
+_SECONDS = 1.0
+
+
+_Rank = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Alpha = Annotated[float, Field(gt=-1e9, lt=1e9)]
+
+
+class _Numbers(BaseModel):
+    """The keys of adapter_config.json that tensors are made by."""
+
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
+
+    r: _Rank = 8
+    lora_alpha: _Alpha = 8
+    rank_pattern: dict[str, _Rank] | None = None
+    alpha_pattern: dict[str, _Alpha] | None = None
+    fan_in_fan_out: bool | None = None
+    use_rslora: bool | None = None
+    ensure_weight_tying: bool | None = None
+    init_lora_weights: bool | str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +123,7 @@ class Adapted(Weights):
         self.reference = reference or f"{base.reference}+{adapter}"
         self.folder, self.files, self.headers = base.folder, base.files, base.headers
         self.tokenizer_folder = tokenizer_folder(base.tokenizer_folder, adapter)
-        settings = read_json(adapter / ADAPTER_CONFIG)
+        settings = _checked(read_json(adapter / ADAPTER_CONFIG), adapter / ADAPTER_CONFIG)
         file = adapter / ADAPTER_FILE
         if not file.is_file():
             raise BunchError(f"{adapter}: weights must be in {ADAPTER_FILE}, but it is missing; copy the whole adapter")
@@ -276,8 +301,12 @@ class _Reading:
 
     def _take_low_rank(self, name: str, module: str, embedding: bool, down: str, up: str) -> None:
         shape, a, b = self._base.headers[name].shape, self._stored[down].shape, self._stored[up].shape
-        rank = int(_by_pattern(self._settings, "rank_pattern", module, self._settings.get("r", 8)))
-        alpha = float(_by_pattern(self._settings, "alpha_pattern", module, self._settings.get("lora_alpha", 8)))
+        try:
+            rank = int(_by_pattern(self._settings, "rank_pattern", module, self._settings.get("r", 8)))
+            alpha = float(_by_pattern(self._settings, "alpha_pattern", module, self._settings.get("lora_alpha", 8)))
+        except BunchError as error:
+            self.problems.append(str(error))
+            return
         if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
             self.problems.append(
                 f"{module}: lora_A must be [{rank}, in] and lora_B [out, {rank}] by r and rank_pattern, but they are "
@@ -297,11 +326,28 @@ class _Reading:
         self.low_rank[name] = LowRank(module, down, up, rank, scaling, turned, embedding)
 
 
+def _checked(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """An adapter's config whose values are of the kinds that the rest relies on."""
+    try:
+        _Numbers.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BunchError(f"{path}: {place}: {first['msg'].lower()}; use the file that it was saved with") from error
+    return settings
+
+
 def _by_pattern(settings: Mapping[str, Any], patterns: str, module: str, default: float) -> float:
     """A setting that patterns of module names can override, matched as PEFT does: the first that ends the name."""
     for pattern, value in (settings.get(patterns) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return float(value)
+        try:
+            if regex.match(rf"(.*\.)?({pattern})$", module, timeout=_SECONDS):
+                return float(value)
+        except (regex.error, TimeoutError) as error:
+            raise BunchError(
+                f"{patterns}: a pattern must be a regular expression that is quick to match, but {pattern[:40]!r} is "
+                f"not; write the modules' names"
+            ) from error
     return default
 
 

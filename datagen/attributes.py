@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from datagen.errors import ConfigError
 from datagen.frozen import Frozen
-from datagen.topics import Topic, read_yaml
+from datagen.reading import read_yaml
+from datagen.topics import Topic
 
 _SHIPPED = Path(__file__).parent / "attributes"
 
@@ -49,7 +50,7 @@ def load_attributes(wanted: str | Mapping[str, Sequence[str]] = _DEFAULT) -> dic
         ConfigError: there is no such file, or an attribute has no values or one twice.
     """
     path = _SHIPPED / f"{_DEFAULT}.yaml" if wanted == _DEFAULT else Path(str(wanted)).expanduser()
-    where, held = (str(path), read_yaml(path)) if isinstance(wanted, str) else ("attributes", wanted)
+    where, held = (str(path), read_yaml(path, ConfigError)) if isinstance(wanted, str) else ("attributes", wanted)
     try:
         found = _ATTRIBUTES.validate_python(held)
     except ValidationError as error:

@@ -1,14 +1,19 @@
 """Chat templates to token ids, in the one way shared by training, generation and scoring."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from typing_extensions import TypedDict
 
 from datagen.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+#: What a template may raise, by itself or by what is missing from a conversation.
+_OBJECTIONS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Message(TypedDict):
@@ -25,8 +30,7 @@ def user(content: str) -> list[Message]:
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation up to where the model's answer begins."""
-    ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-    return list(ids)
+    return list(_ids(tokenizer, list(messages), add_generation_prompt=True))
 
 
 def all_prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
@@ -34,7 +38,7 @@ def all_prompt_ids(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence
     if not conversations:
         return []
     told = [list(messages) for messages in conversations]
-    return list(tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=False))
+    return list(_ids(tokenizer, told, add_generation_prompt=True))
 
 
 def answer_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> tuple[list[int], list[int]]:
@@ -50,10 +54,25 @@ def answer_ids(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
         DataError: the template rewrites earlier turns once the answer is known, so no answer span exists.
     """
     prompt = prompt_ids(tokenizer, messages[:-1])
-    whole = list(tokenizer.apply_chat_template(list(messages), return_dict=False))
+    whole = list(_ids(tokenizer, list(messages)))
     if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
         raise DataError(
             f"a chat template must render the prompt as a prefix of the whole conversation, but that of "
             f"{tokenizer.name_or_path} does not for {messages[-1]['content'][:40]!r}; give it one that does"
         )
     return prompt, whole[len(prompt) :]
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", messages: list[Any], **options: bool) -> Any:
+    """What a template makes of one conversation, or of several; transformers renders it in jinja2's sandbox.
+
+    Raises:
+        DataError: the template will not have it.
+    """
+    try:
+        return tokenizer.apply_chat_template(messages, return_dict=False, **options)
+    except _OBJECTIONS as error:
+        raise DataError(
+            f"a chat template must take every conversation, but that of {tokenizer.name_or_path} says "
+            f"{' '.join(str(error).split())[:200]!r}; give it another template, or leave such turns out"
+        ) from error

@@ -5,7 +5,6 @@ revision: `org/model@main+org/adapter@v2`.
 """
 
 import hashlib
-import json
 import math
 import mmap
 import re
@@ -20,6 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from datagen.errors import BunchError
+from datagen.model_config import read_config
+from datagen.pickles import PICKLES, allowed, unpickled
+from datagen.reading import UnfitError, parse_json, read_json, unfit_text
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -37,6 +39,9 @@ TIED_UNLESS_SAID = frozenset(
 
 #: How much of each file a fingerprint reads.
 _BLOCKS, _BLOCK = 16, 1 << 16
+
+#: Letters of a tensor's name at most, and bytes of a file's.
+_NAME, _FILE_NAME = 512, 255
 
 #: Rows compared at once.
 _ROWS = 4096
@@ -118,7 +123,7 @@ class Weights(ABC):
         Raises:
             BunchError: the file is missing or no JSON.
         """
-        return read_json(self.folder / "config.json")
+        return read_config(self.folder)
 
 
 class Checkpoint(Weights):
@@ -231,28 +236,47 @@ def local_folder(model: str) -> Path:
     Raises:
         BunchError: there is no such folder and the name cannot be had from the hub either.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
+    if _is_folder(model):
+        folder = Path(model).expanduser()
+        check_links(folder)
+        return unpickled(folder)
     name, _, revision = model.partition("@")
-    if Path(name).expanduser().is_dir():
+    if _is_folder(name):
         raise BunchError(f"a revision must follow a Hugging Face name, but {name} is a folder; drop @{revision}")
-    if folder.is_absolute() or not _HUB_NAME.fullmatch(model) or model.startswith("."):
+    if not _HUB_NAME.fullmatch(model) or model.startswith("."):
         raise BunchError(f"a model must be a folder or a Hugging Face name, but {model!r} is neither; check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED
-            )
+        wanted = [*_DOWNLOADED, *(PICKLES if allowed() else ())]
+        folder = Path(
+            snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=_NOT_DOWNLOADED)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise BunchError(
             f"a model must be a folder or a Hugging Face name, but there is no folder {model!r} and the hub gave "
             f"{type(error).__name__}; check the spelling, or the network"
         ) from error
+    return unpickled(folder)
+
+
+def check_links(folder: Path) -> None:
+    """Whether all files of a model's folder lie in it, or in the hub's cache beside it.
+
+    A link in a folder from elsewhere could have any file of this machine copied beside the merged weights.
+
+    Raises:
+        BunchError: a link leads out of it.
+    """
+    place = folder.resolve()
+    inside = [place, *([place.parent.parent / "blobs"] if place.parent.name == "snapshots" else [])]
+    for path in folder.iterdir():
+        if path.is_symlink() and not any(path.resolve().is_relative_to(one) for one in inside):
+            raise BunchError(
+                f"{path}: a model's files must lie in its folder, but this is a link to {path.resolve()}; put the file "
+                f"there instead of the link"
+            )
 
 
 def tensor_files(folder: str | Path) -> dict[str, Path]:
@@ -264,17 +288,22 @@ def tensor_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     weight_map: dict[str, str] = {}
     if (folder / INDEX).is_file():
-        try:
-            weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-            shards = sorted({str(shard) for shard in weight_map.values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BunchError(f"{folder / INDEX}: must be JSON with a weight_map; download the index again") from error
+        told = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(told, dict) or not all(isinstance(shard, str) for shard in told.values()):
+            raise BunchError(f"{folder / INDEX}: must be JSON with a weight_map; download the index again")
+        weight_map = told
+        shards = sorted(set(weight_map.values()))
     else:
         shards = [SINGLE]
     files: dict[str, Path] = {}
     for shard in shards:
         path = folder / shard
-        if Path(shard).name != shard or not path.is_file():
+        if Path(shard).name != shard or unfit_text(shard) or len(shard.encode()) > _FILE_NAME:
+            raise BunchError(
+                f"{folder / INDEX}: a shard must be a file in the same folder, but {shard!r} is none; download the "
+                f"index again"
+            )
+        if not path.is_file():
             raise BunchError(f"{folder}: weights must be in {shard}, but that file is missing; copy the whole model")
         files |= dict.fromkeys(stored_names(path), path)
     if lost := sorted(weight_map.keys() - files.keys()):
@@ -294,7 +323,7 @@ def stored_names(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="pt") as opened:
             return list(opened.keys())
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise BunchError(
             f"{path}: must be a whole safetensors file, but {error} ({path.stat().st_size} bytes); copy it again"
         ) from error
@@ -310,8 +339,16 @@ def read_headers(files: Mapping[str, Path]) -> dict[str, Header]:
     for path in dict.fromkeys(files.values()):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            stored = json.loads(file.read(length))
+            try:
+                stored = parse_json(file.read(length))
+            except UnfitError as error:
+                raise BunchError(f"{path}: its header {error}; copy it again") from error
         for name in (name for name, where in files.items() if where == path):
+            if len(name) > _NAME:
+                raise BunchError(
+                    f"{path}: a tensor's name must have at most {_NAME} letters, but {name[:20]}... has {len(name)}; "
+                    f"use another checkpoint"
+                )
             kind = stored[name]["dtype"]
             if (dtype := _DTYPES.get(kind)) is None:
                 raise BunchError(
@@ -339,23 +376,6 @@ def read_rows(path: Path, header: Header, start: int, stop: int) -> torch.Tensor
         size = first - page + count * header.dtype.itemsize
         mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=page)
     return torch.frombuffer(mapped, dtype=header.dtype, count=count, offset=first - page).view(shape)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a model folder.
-
-    Raises:
-        BunchError: it is missing, or no JSON object.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BunchError(f"{path.parent}: its {path.name} must be there, but is missing; check the path") from error
-    except ValueError as error:
-        raise BunchError(f"{path}: must be JSON, but {error}; download it again") from error
-    if not isinstance(config, dict):
-        raise BunchError(f"{path}: must be a JSON object, but is a {type(config).__name__}; download it again")
-    return config
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
@@ -402,11 +422,14 @@ def _head_copy(files: Mapping[str, Path], folder: Path) -> str | None:
     head = next((name for name in files if is_head(name)), None)
     if head is None or not any(map(is_embeddings, files)) or not (folder / "config.json").is_file():
         return None
-    return head if is_tied(read_json(folder / "config.json")) else None
+    return head if is_tied(read_config(folder)) else None
 
 
 def _is_folder(part: str) -> bool:
-    return Path(part).expanduser().is_dir()
+    try:
+        return Path(part).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # no path at all: too long, of a user that is not, or with a NUL byte
+        return False
 
 
 def _may_be_model(part: str) -> bool:

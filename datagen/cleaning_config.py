@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 
 
-class NearConfig(Frozen):
+class NearConfig(Settings):
     """When two questions are near-duplicates: by the Jaccard similarity of their sets of n-grams.
 
     Attributes:
@@ -36,7 +36,7 @@ class NearConfig(Frozen):
         return self
 
 
-class OverlapConfig(Frozen):
+class OverlapConfig(Settings):
     """What the data must not overlap with, and what counts as an overlap.
 
     Attributes:
@@ -55,7 +55,7 @@ class OverlapConfig(Frozen):
     contained_from: int = Field(6, ge=1)
 
 
-class DegenerateConfig(Frozen):
+class DegenerateConfig(Settings):
     """Which texts say nothing.
 
     Attributes:
@@ -75,7 +75,7 @@ class DegenerateConfig(Frozen):
     compressed_from: int = Field(400, ge=1)
 
 
-class CleaningConfig(Frozen):
+class CleaningConfig(Settings):
     """Everything a row must pass.
 
     Attributes:

@@ -90,6 +90,10 @@ def _connected(wanted: Workers) -> tuple[Any, bool]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would hide the GPUs of whoever asks for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not wanted.address:
+        # Whoever reaches a cluster can run what he likes on it. Where Ray takes a machine for one that has no others,
+        # which is what this says, it listens on the loopback alone; it takes no address of the loopback for that.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -111,7 +115,6 @@ def _connected(wanted: Workers) -> tuple[Any, bool]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=_STORE,
-                    _node_ip_address="127.0.0.1",
                 )
     except (OSError, RuntimeError, ValueError) as error:
         raise EngineError(

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 
 #: What experts and kinds of data are called: their names become those of files.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
-class Expert(Frozen):
+class Expert(Settings):
     """One source model besides the base.
 
     Attributes:
@@ -27,7 +27,7 @@ def _named(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
 
 
-class BunchConfig(Frozen):
+class BunchConfig(Settings):
     """The source models of one merge.
 
     Attributes:
@@ -85,7 +85,7 @@ class BunchConfig(Frozen):
         return dict.fromkeys(models.values(), models[self.tokenizer]) if self.tokenizer else {}
 
 
-class EngineConfig(Frozen):
+class EngineConfig(Settings):
     """What generates, and how it is started or reached.
 
     Attributes:

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from datagen.cleaning_config import CleaningConfig
 from datagen.config import Name
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 from datagen.prompts import placeholders
 from datagen.topics import Topic
 
@@ -16,7 +16,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 SAFETY_KINDS = ("unsafe", "borderline")
 
 
-class VerdictConfig(Frozen):
+class VerdictConfig(Settings):
     """A model that is asked for one of two words; the probability of the first is read off its tokens.
 
     Attributes:
@@ -85,7 +85,7 @@ class CheckConfig(VerdictConfig):
     prompt: str
 
 
-class QuestionsConfig(Frozen):
+class QuestionsConfig(Settings):
     """How one kind of question is asked for.
 
     Attributes:
@@ -130,7 +130,7 @@ class DomainConfig(QuestionsConfig):
     expert: str = ""
 
 
-class ImportConfig(Frozen):
+class ImportConfig(Settings):
     """A file of rows to join those that are written.
 
     Attributes:
@@ -144,7 +144,7 @@ class ImportConfig(Frozen):
     rename: dict[str, str] = {}
 
 
-class DataConfig(Frozen):
+class DataConfig(Settings):
     """What data is written, by whom, and how it is split.
 
     Attributes:

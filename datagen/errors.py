@@ -8,9 +8,25 @@ GoodbunchError            anything a user can mend: printed as one line, exit co
     └── EngineDiedError   one whose process ended before it answered
 """
 
+#: Letters of a word, and of a message, that are shown at most.
+_WORD, _MESSAGE = 400, 4000
+
 
 class GoodbunchError(Exception):
-    """A mistake its reader can mend; the message states the rule, the values and the remedy."""
+    """A mistake its reader can mend; the message states the rule, the values and the remedy.
+
+    It is one line, whatever it tells of: what a file from elsewhere says can neither drive a terminal nor flood it.
+    """
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
+
+
+def shown(text: str) -> str:
+    """A text on one line, as any terminal may have it: what cannot be printed is written out, what is long is cut."""
+    words = (word if len(word) <= _WORD else f"{word[:_WORD]}..." for word in text.split())
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(words))
+    return line if len(line) <= _MESSAGE else f"{line[:_MESSAGE]}..."
 
 
 class ConfigError(GoodbunchError):

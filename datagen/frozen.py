@@ -7,3 +7,9 @@ class Frozen(BaseModel):
     """Read once, never changed, and a misspelt key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Settings(Frozen):
+    """What a user chooses: its numbers are finite."""
+
+    model_config = ConfigDict(allow_inf_nan=False)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from datagen.chat import Message
 from datagen.errors import DataError
+from datagen.reading import UnfitError, parse_json
 from datagen.records import Answered, Question
 
 #: Who answered where a file does not say.
@@ -78,9 +79,9 @@ class _Line:
     def read(self, line: bytes, found: Imported) -> None:
         """Adds what a line holds to where it belongs."""
         try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._wrong("must be one JSON object in UTF-8", str(error)) from error
+            value = parse_json(line)
+        except UnfitError as error:
+            raise DataError(f"{self.where}: must be one JSON object in UTF-8: it {error}") from error
         if not isinstance(value, dict):
             raise self._wrong("must be one JSON object", f"is a {type(value).__name__}")
         try:
@@ -208,8 +209,6 @@ class _Line:
         text = value.get(key)
         if not isinstance(text, str) or not (text.strip() or empty):
             raise self._wrong(f"`{key}` must be a text", f"is {str(text)[:40]!r}" if key in value else "is missing")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise self._wrong(f"`{key}` must be valid Unicode", "has half of a surrogate pair")
         return text
 
     def _wrong(self, rule: str, found: str) -> DataError:

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datagen.checkpoints import split_reference
+from datagen.reading import UnfitError, parse_yaml
 
 NOT_STATED = "not stated"
+
+#: Bytes of a card that are looked at.
+_FRONT = 1 << 20
 
 
 def licence_of(reference: str) -> str:
@@ -20,20 +22,26 @@ def licence_of(reference: str) -> str:
     return " and ".join(dict.fromkeys(named))
 
 
+def front_of(card: Path) -> dict[str, Any]:
+    """The front matter of a card; empty if there is none or it is damaged."""
+    with card.open("rb") as file:
+        return front_matter(file.read(_FRONT).decode(errors="replace"))
+
+
 def front_matter(text: str) -> dict[str, Any]:
     """The YAML between the dashes that a card begins with; empty if there is none or it is damaged."""
     if not text.startswith("---"):
         return {}
     try:
-        front = yaml.safe_load(text.split("---", 2)[1])
-    except (yaml.YAMLError, IndexError):
+        front = parse_yaml(text.split("---", 2)[1])
+    except (UnfitError, IndexError):
         return {}
     return front if isinstance(front, dict) else {}
 
 
 def _licence(part: str) -> str:
     card = _card(part)
-    front = front_matter(card.read_text(encoding="utf-8", errors="replace")) if card is not None else {}
+    front = front_of(card) if card is not None else {}
     told = front.get("license_name") or front.get("license") or NOT_STATED
     return ", ".join(map(str, told)) if isinstance(told, list) else str(told)
 

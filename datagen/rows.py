@@ -1,16 +1,16 @@
 """The unit of data: one question with the answer to learn, and where both came from."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from datagen.chat import Message, user
 from datagen.errors import DataError
 from datagen.files import write_text
+from datagen.reading import UnfitError, parse_json
 
 
 class Row(BaseModel):
@@ -38,6 +38,14 @@ class Row(BaseModel):
     split: str = ""
     provenance: dict[str, Any] = {}
     alternatives: list[str] = Field([], exclude_if=lambda found: not found)
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_an_answer(cls, messages: list[Message]) -> list[Message]:
+        roles = [message["role"] for message in messages[-2:]]
+        if roles != ["user", "assistant"]:
+            raise ValueError(f"messages must end with a user's turn and an assistant's, but end with {roles}")
+        return messages
 
     @classmethod
     def of(cls, question: str, answer: str, *, kind: str, context: Sequence[Message] = (), **rest: Any) -> Self:
@@ -94,16 +102,16 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such data file; run `goodbunch datagen` with the same config first")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(Row.model_validate(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: a line must be one JSON object, but {error.msg}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise DataError(
-                f"{path}:{number}: a row must have id, messages and kind: {where}: {first['msg']}"
-            ) from error
-    return rows
+    with path.open("rb") as file:
+        return [_read(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
+
+
+def _read(line: bytes, where: str) -> Row:
+    try:
+        return Row.model_validate(parse_json(line))
+    except UnfitError as error:
+        raise DataError(f"{where}: a line must be one JSON object: it {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{where}: a row must have id, messages and kind: {place}: {first['msg']}") from error

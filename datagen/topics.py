@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from datagen.errors import ConfigError
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
+from datagen.reading import read_yaml
 
 _SHIPPED = Path(__file__).parent / "topics"
 
 
-class Topic(Frozen):
+class Topic(Settings):
     """One category.
 
     Attributes:
@@ -59,23 +59,8 @@ def shipped_topics() -> list[str]:
     return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: must be a readable YAML file, but {error}; check the path") from error
-    except yaml.YAMLError as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"{path}: must be YAML, but {told}") from error
-
-
 def _read(path: Path) -> list[Topic]:
-    held = read_yaml(path)
+    held = read_yaml(path, ConfigError)
     # A bare list will do for a user's own.
     return _checked(held.get("topics") if isinstance(held, dict) else held, str(path))
 

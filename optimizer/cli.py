@@ -1,5 +1,6 @@
 """The `goodbunch` command. What a command needs is imported when it runs, so that a mistake is told in a second."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datagen.errors import ConfigError, GoodbunchError
+from datagen.errors import ConfigError, GoodbunchError, shown
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers
@@ -36,6 +37,20 @@ WorkerCount = Annotated[int, typer.Option(help="With ray: how many; 0 for as man
 ClusterAddress = Annotated[str, typer.Option(help="With ray: of a cluster that runs, such as auto.")]
 WorkerGpus = Annotated[
     float | None, typer.Option(help="With ray: by default engine.tensor_parallel; may be a part of one.", min=0)
+]
+
+
+def _allow_pickle(said: bool) -> bool:
+    if said:
+        from datagen.pickles import ALLOWED
+
+        os.environ[ALLOWED] = "1"  # which the processes that are started see too
+    return said
+
+
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", callback=_allow_pickle, help="Take pickled weights too, read as tensors alone."),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
 
@@ -104,6 +119,7 @@ def datagen(
     workers: WorkerCount = 0,
     address: ClusterAddress = "",
     gpus_per_worker: WorkerGpus = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.
 
@@ -138,6 +154,7 @@ def search(
         str, typer.Option(envvar="GOODBUNCH_STORAGE", help="URL of a database for the trials; else in the run folder.")
     ] = "",
     join: Annotated[bool, typer.Option("--join", help="Help a search that another began, on its --storage.")] = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Runs or resumes the search, exports the winner, and compares it on the test split.
 
@@ -168,6 +185,7 @@ def plan(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the search's plan as JSON, in bytes and seconds.")
     ] = False,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Tells memory, time and disk of data and search before anything is loaded or downloaded, and what to change.
 
@@ -190,6 +208,7 @@ def merge(
     shard_size: Annotated[float, typer.Option(help="Gigabytes per weight file.", min=1e-9)] = 5.0,
     adapter: Annotated[bool, typer.Option("--adapter", help="Write a LoRA adapter, of a sum of adapters.")] = False,
     rank: Annotated[int | None, typer.Option(help="With --adapter: largest rank; by default nothing is cut.")] = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Makes the merge that a recipe describes, or one that a search evaluated, as a Hugging Face folder.
 
@@ -239,6 +258,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was measured.")] = None,
     config: Annotated[Path | None, typer.Option(help="Of engine, guard and test rows; a run has its own.")] = None,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Lets a model, a recipe's merge or a run's winner answer test questions, and judges the answers.
 
@@ -288,6 +308,7 @@ def blame(
     pairs: Annotated[
         int, typer.Option(help="Of orders in which experts join, where there are more than six.", min=2)
     ] = 16,
+    allow_pickle: AllowPickle = False,
 ) -> None:
     """Says which layers of which expert cost the merge alignment, and what they give in expertise.
 
@@ -517,7 +538,12 @@ def main() -> None:
     try:
         app()
     except GoodbunchError as error:
-        print(f"goodbunch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"goodbunch: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"goodbunch: {shown(f'{error.filename}: {error.strerror}; check the path')}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except _Stopped as stopped:
         print(f"goodbunch: stopped; {stopped}", file=sys.stderr)

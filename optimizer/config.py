@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from datagen.config import BunchConfig, EngineConfig
 from datagen.data_config import DataConfig
 from datagen.errors import ConfigError
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 from optimizer.harness.task import EXAMPLES, TaskConfig, with_filter
 from optimizer.merging.methods import METHODS
 from optimizer.merging.methods.task_vectors import TaskVectorMethod
@@ -28,7 +28,7 @@ def _weighted(value: object) -> object:
     return {"weight": value} if isinstance(value, int | float) else value
 
 
-class TermConfig(Frozen):
+class TermConfig(Settings):
     """One thing the objective measures: a metric over one kind's rows.
 
     Attributes:
@@ -98,7 +98,7 @@ class TermConfig(Frozen):
         return "" if self.task else self.kind or name
 
 
-class MergeConfig(Frozen):
+class MergeConfig(Settings):
     """How coefficients become weights.
 
     Attributes:
@@ -124,7 +124,7 @@ class MergeConfig(Frozen):
     seed: int = 0
 
 
-class EvaluationConfig(Frozen):
+class EvaluationConfig(Settings):
     """The final comparison, on rows the search has never seen.
 
     Attributes:
@@ -138,7 +138,7 @@ class EvaluationConfig(Frozen):
     samples: int = Field(4, ge=0)
 
 
-class Config(Frozen):
+class Config(Settings):
     """A run: a bunch, its data, the objective, the search, the comparison.
 
     Attributes:

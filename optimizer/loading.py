@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +15,18 @@ from pydantic_core import ErrorDetails
 
 from datagen.errors import ConfigError
 from datagen.progress import console
+from datagen.reading import UnfitError, check_yaml, read_text, unfit_text
 from optimizer.config import Config
+from optimizer.interpolation import check_references, filled
+
+#: Bytes of a config at most, and values with its aliases written out.
+CONFIG_BYTES, CONFIG_VALUES = 1 << 20, 10_000
+
+#: What YAML makes of things that look like a date or a number and are none, and OmegaConf of a list where a mapping is.
+_MISFITS = (LookupError, OverflowError, TypeError, ValueError)
+
+#: Letters of a wrong value that are told.
+_TOLD = 200
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -32,21 +44,45 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if wrong := [override for override in overrides if "=" not in override.lstrip("=")]:
         raise ConfigError(f"an override must read key=value, but got {wrong[0]!r}")
     try:
-        written = OmegaConf.load(path)
-        if not isinstance(written, DictConfig):
-            raise ConfigError(f"{path}: a config must be a mapping of keys, but the file holds something else")
-        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: must be YAML, but {' '.join(str(error).split())}") from error
-    except (OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        values = filled(_merged(_read(path), overrides))
+    except (UnfitError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    if isinstance(values, dict) and "genome" in values:
+    if "genome" in values:
         values = _from_evolve(path, values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {describe(error, Config)}") from error
+
+
+def _read(path: Path) -> DictConfig:
+    text = read_text(path, ConfigError, CONFIG_BYTES)
+    check_yaml(text, CONFIG_VALUES)
+    try:
+        written = OmegaConf.load(StringIO(text)) if text.strip() else OmegaConf.create()
+    except (*_MISFITS, yaml.YAMLError, OSError) as error:
+        raise UnfitError(f"must be YAML, but {' '.join(str(error).split())}") from error
+    if not isinstance(written, DictConfig):
+        raise UnfitError("a config must be a mapping of keys, but the file holds something else")
+    check_references(OmegaConf.to_container(written))
+    return written
+
+
+def _merged(written: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """Keys and values as they are written, those of the command line over the file's."""
+    for override in overrides:
+        try:
+            if problem := unfit_text(override):
+                raise UnfitError(f"it has {problem}")
+            check_yaml(override.partition("=")[2], CONFIG_VALUES)
+            more = OmegaConf.from_dotlist([override])
+            check_references(OmegaConf.to_container(more))
+            merged = OmegaConf.merge(written, more)
+        except (*_MISFITS, UnfitError, yaml.YAMLError, OmegaConfBaseException) as error:
+            told = " ".join(str(error).split())
+            raise ConfigError(f"an override must read key=value, but {override!r} does not: {told}") from error
+        written = merged if isinstance(merged, DictConfig) else written
+    return cast(dict[str, Any], OmegaConf.to_container(written))
 
 
 def _from_evolve(path: Path, values: Mapping[Any, Any]) -> dict[str, Any]:
@@ -79,10 +115,15 @@ def _describe(details: ErrorDetails, root: type[BaseModel]) -> str:
         # Our own validators name the place themselves.
         return details["msg"].removeprefix("Value error, ")
     return (
-        f"{where}: {details['msg'].lower()}, but got {details['input']!r}"
+        f"{where}: {details['msg'].lower()}, but got {_short(details['input'])}"
         if details["type"] != "missing"
         else (f"{where}: this key must be set")
     )
+
+
+def _short(value: object) -> str:
+    told = repr(value)
+    return told if len(told) <= _TOLD else f"{told[:_TOLD]}..."
 
 
 def _suggestion(loc: Sequence[int | str], root: type[BaseModel]) -> str:

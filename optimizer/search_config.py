@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 
 #: Samplers that only look at losses, and of these the ones that take several objectives.
 BlackBox = Literal["evomm", "cmaes", "tpe", "gp", "nsga2", "nsga3", "qmc", "random"]
@@ -14,7 +14,7 @@ SINGLE_OBJECTIVE = ("evomm", "cmaes")
 Range = tuple[float, float]
 
 
-class StageConfig(Frozen):
+class StageConfig(Settings):
     """Steps of a descent in which groups move together.
 
     Attributes:
@@ -28,7 +28,7 @@ class StageConfig(Frozen):
     anchors: int = Field(3, ge=2)
 
 
-class SweepConfig(Frozen):
+class SweepConfig(Settings):
     """Short descents after the first one, each under other weights of the objectives of `search.pareto`.
 
     Attributes:
@@ -43,7 +43,7 @@ class SweepConfig(Frozen):
     steps: int = Field(256, ge=1)
 
 
-class DescentConfig(Frozen):
+class DescentConfig(Settings):
     """Mini-batch descent on the coefficients.
 
     Attributes:
@@ -66,7 +66,7 @@ class DescentConfig(Frozen):
     checkpointing: bool = False
 
 
-class BlackBoxConfig(Frozen):
+class BlackBoxConfig(Settings):
     """A search that only looks at losses.
 
     Attributes:
@@ -93,7 +93,7 @@ class BlackBoxConfig(Frozen):
         return self
 
 
-class RefineConfig(Frozen):
+class RefineConfig(Settings):
     """A study after the search: a black box around the winner.
 
     Attributes:
@@ -109,7 +109,7 @@ class RefineConfig(Frozen):
     sigma: float = Field(0.04, gt=0)
 
 
-class AnswersConfig(Frozen):
+class AnswersConfig(Settings):
     """When a merge is let speak for the terms of the objective that look at what it says.
 
     Attributes:
@@ -122,7 +122,7 @@ class AnswersConfig(Frozen):
     top: int = Field(4, ge=1)
 
 
-class SearchConfig(Frozen):
+class SearchConfig(Settings):
     """What is searched, and how.
 
     Attributes:

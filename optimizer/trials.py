@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from datagen.errors import ConfigError, DataError
+from datagen.reading import read_text
 from optimizer.bunch import open_bunch
 from optimizer.config import Config
 from optimizer.engines.banks import space_of
@@ -63,7 +64,7 @@ def run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise DataError(f"{path}: a run folder must hold the config of its search, but there is none; {_MAKE_ONE}")
     try:
-        config = Config.model_validate_json(path.read_text(encoding="utf-8"))
+        config = Config.model_validate_json(read_text(path))
     except ValidationError as error:
         raise DataError(f"{path}: must be a config as a search writes it, but {describe(error, Config)}") from error
     return load_config(path, overrides) if overrides else config

@@ -3,7 +3,6 @@
 import csv
 import difflib
 import glob
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from datagen.cleaning_config import OverlapConfig
 from datagen.errors import ConfigError, DataError
+from datagen.reading import UnfitError, parse_json
 
 
 def evaluation_texts(config: OverlapConfig) -> dict[str, list[str]]:
@@ -94,9 +94,9 @@ def _read_json(path: Path) -> Iterator[Any]:
 
 def _decoded(text: str, rule: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{rule}, but {error}") from error
+        return parse_json(text)
+    except UnfitError as error:
+        raise DataError(f"{rule}: it {error}") from error
 
 
 def _read_csv(path: Path) -> Iterator[Any]:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from datagen.chat import Message, all_prompt_ids
 from datagen.checkpoints import TOKENIZERS, Weights, hash_of_blocks, open_weights
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine, check_fit
 from datagen.errors import BunchError
+from datagen.opening import open_tokenizer
 
 #: Files besides the weights that decide what a model says: of its folder, and of its tokenizer's.
 _SETTINGS = ("config.json", "generation_config.json")
@@ -144,7 +145,7 @@ def open_chat(model: str, speaking: str = "") -> tuple[Weights, PreTrainedTokeni
     """
     weights = open_weights(model)
     speaker = weights if speaking in ("", model) else open_weights(speaking)
-    tokenizer = AutoTokenizer.from_pretrained(speaker.tokenizer_folder)
+    tokenizer = open_tokenizer(speaker.tokenizer_folder)
     if not tokenizer.chat_template:
         raise BunchError(
             f"{speaking or model}: a model must have a chat template to be asked, but has none; add "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from datagen.chat import Message
@@ -15,6 +15,7 @@ from datagen.engines.decoding import Listener, Sampler, decode, likelihoods
 from datagen.engines.grammar import Grammar, Grammars
 from datagen.engines.local import Likelihood, LocalEngine, Pair, check_prompts, fitting_prompts, in_use, said_before
 from datagen.errors import BunchError
+from datagen.opening import first_line, open_config
 
 
 class TransformersEngine(LocalEngine):
@@ -131,17 +132,18 @@ def _load(weights: Weights, model: str, dtype: str) -> Any:
     """A model in the type of its checkpoint unless told otherwise; an adapter's tensors are made on the way."""
     disable_progress_bar()
     try:
+        config = open_config(weights.folder)
         if isinstance(weights, Checkpoint):
-            return AutoModelForCausalLM.from_pretrained(weights.folder, dtype=dtype)
-        config = AutoConfig.from_pretrained(weights.folder)
+            return AutoModelForCausalLM.from_pretrained(
+                weights.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
         # Tensors that lie in no file are only taken by the model's own class.
         with torch.device("meta"):
-            kind = type(AutoModelForCausalLM.from_config(config))
+            kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
         return kind.from_pretrained(None, config=config, state_dict=dict(iterate_tensors(model)), dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
+    except (BunchError, OSError, ValueError, KeyError) as error:
         raise BunchError(
-            f"{model}: transformers must be able to load it, but says: {said}; use engine.kind=vllm for it"
+            f"{model}: transformers must be able to load it, but says: {first_line(error)}; use engine.kind=vllm for it"
         ) from error
 
 

@@ -31,6 +31,7 @@ from datagen.engines.local import (
 from datagen.engines.memory import CPU_SPACE, crowded, shortage
 from datagen.engines.words import last_words, tail
 from datagen.errors import EngineDiedError, EngineError, GoodbunchError
+from datagen.model_config import read_config
 
 #: Keys of config.json that do not change the shape of a model.
 _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "use_cache", "torch_dtype"}
@@ -258,6 +259,7 @@ class VllmEngine(LoadingEngine):
             worker_extension_cls="datagen.engines.worker.LoadWeights",
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            trust_remote_code=False,
             seed=0,
         )
 
@@ -307,7 +309,7 @@ def same_shape(model: str, other: str, tokenizers: Mapping[str, str]) -> bool:
 
 def _shape(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     """What two models must share to be swapped in place: everything but their weights."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     kept = {key: value for key, value in config.items() if key not in _COSMETIC}
     return json.dumps([kept, sorted(tokenizer.get_vocab().items())], sort_keys=True)
 
@@ -316,5 +318,5 @@ def _dtype(folder: Path, wanted: str) -> str:
     """What vLLM is told; its own `auto` would cast float32 down; ours keeps what the checkpoint says."""
     if wanted != "auto":
         return wanted
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     return str(config.get("dtype") or config.get("torch_dtype") or "auto")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from datagen.checkpoints import Weights, open_weights, read_json, reference_folders, tokenizer_folder
-from datagen.errors import BunchError
+from datagen.checkpoints import Weights, open_weights, reference_folders, tokenizer_folder
+from datagen.model_config import read_config
+from datagen.opening import open_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ class Source:
         Raises:
             BunchError: the file is missing or no JSON.
         """
-        return read_json(self.folder / "config.json")
+        return read_config(self.folder)
 
     @property
     def files(self) -> Mapping[str, Path]:
@@ -106,14 +107,4 @@ class Source:
         Raises:
             BunchError: there is none that loads.
         """
-        from transformers import AutoTokenizer
-
-        folder = self.tokenizer_folder
-        try:
-            return AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise BunchError(f"{folder}: must have a tokenizer, but {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+        return open_tokenizer(self.tokenizer_folder)

@@ -107,11 +107,11 @@ def tensor_differences(base: Source, other: Source) -> list[str]:
 def _resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config with the defaults that some versions of transformers write and others leave out."""
     resolved = dict(config)
-    heads = config.get("num_attention_heads")
+    heads, width = config.get("num_attention_heads"), config.get("hidden_size")
     if heads and not config.get("num_key_value_heads"):
         resolved["num_key_value_heads"] = heads
-    if heads and config.get("hidden_size") and not config.get("head_dim"):
-        resolved["head_dim"] = config["hidden_size"] // heads
+    if heads and width and not config.get("head_dim"):
+        resolved["head_dim"] = width // heads
     resolved["tie_word_embeddings"] = is_tied(config)
     if (rope := config.get("rope_parameters")) and "rope_theta" in rope:
         resolved["rope_theta"] = rope["rope_theta"]

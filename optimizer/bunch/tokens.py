@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datagen.checkpoints import TOKENIZERS, read_json
+from datagen.checkpoints import TOKENIZERS
 from datagen.errors import BunchError
+from datagen.reading import read_json, read_text
 from optimizer.bunch.source import Source
 
 #: Files that decide which tokens there are; tokenizer_config.json is compared key by key.
@@ -98,10 +99,16 @@ def chat_template(folder: Path) -> str | None:
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return read_text(path, BunchError)
     template = _tokenizer_config(folder).get("chat_template")
     if isinstance(template, list):
-        return next((str(one["template"]) for one in template if one.get("name") == "default"), None)
+        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if not isinstance(template, str | None):
+        raise BunchError(
+            f"{folder / 'tokenizer_config.json'}: chat_template must be a text, but is a {type(template).__name__}; "
+            f"copy the file again"
+        )
     return template
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
+from datagen.opening import open_config
 from optimizer.bunch import Bunch
 from optimizer.engines.live import live_parameters
 from optimizer.engines.outputs import Measure, Outputs
@@ -192,9 +193,9 @@ class ScoringEngine:
 
 
 def _empty_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder)
+    config = open_config(folder)
     with no_init_weights(), device:  # drawing the weights of a large model takes minutes
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()  # which drawing weights would have done
     return model
 

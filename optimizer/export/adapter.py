@@ -17,8 +17,9 @@ import safetensors.torch
 import torch
 
 from datagen.adapters import ADAPTER_FILE, PREFIX, Adapted, LowRank
-from datagen.checkpoints import ADAPTER_CONFIG, is_embeddings, is_tied, read_json
+from datagen.checkpoints import ADAPTER_CONFIG, is_embeddings, is_tied
 from datagen.errors import BunchError, ConfigError
+from datagen.reading import read_json
 from optimizer.bunch import Source, open_sources
 from optimizer.export.companions import write_companions, write_json
 from optimizer.export.folder import check_place, whole_folder

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from datagen.checkpoints import split_reference
-from datagen.licences import front_matter
+from datagen.licences import front_of
 from optimizer.bunch import Source
 from optimizer.recipes.recipe import Recipe
 
@@ -55,7 +55,7 @@ def model_card(
 def licence_of(folder: Path) -> dict[str, Any]:
     """What the front matter of a model's own card says of its licence; empty if nothing."""
     card = folder / "README.md"
-    front = front_matter(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else {}
+    front = front_of(card) if card.is_file() else {}
     return {key: front[key] for key in _LICENCE_KEYS if front.get(key)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from datagen.checkpoints import is_embeddings
 from datagen.errors import ConfigError
 from datagen.files import write_text
+from datagen.reading import read_json
 from optimizer.bunch import Source
 from optimizer.export.card import model_card
 from optimizer.recipes.mergekit import MergekitRecipe
@@ -100,7 +101,7 @@ def _write_tokenizer(recipe: Recipe, source: Path, folder: Path) -> None:
 def _forget_template(path: Path) -> None:
     """Takes the old template out of the tokenizer's config, where it would win over the file."""
     if path.is_file():
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         values.pop("chat_template", None)
         write_json(path, values)
 

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from datagen.checkpoints import Header
+from datagen.errors import BunchError
 from optimizer.bunch import Source, open_sources
 from optimizer.export.companions import RECIPE, write_companions, write_json
 from optimizer.export.folder import check_place, whole_folder
@@ -117,8 +118,29 @@ class Merge:
         for name, tensor in self.tensors.items():
             bank, header = self.banks[name], self.headers[name]
             out = torch.empty(header.shape, dtype=header.dtype, device=bank.device)
-            yield name, bank.merge(name, tensor.coefficients, out)
+            merged = bank.merge(name, tensor.coefficients, out)
+            if not _is_finite(merged):
+                raise BunchError(self._not_finite(name, merged))
+            yield name, merged
             bank.forget(name)
+
+    def _not_finite(self, name: str, merged: torch.Tensor) -> str:
+        """What is wrong with a merged tensor that has NaN or infinite values."""
+        count = f"{int((~merged.isfinite()).sum())} of its {merged.numel()} are not"
+        odd = [one for one in self.sources.values() if not _is_finite(one.tensor(name))]
+        if odd:
+            return f"{name}: all values must be finite, but {count}, as in {odd[0].name}; copy that model again"
+        return (
+            f"{name}: all values must be finite, but {count}, though all sources' are; set out_dtype to bfloat16 or "
+            f"float32, or lower the coefficients"
+        )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are; single numbers, such as what some models mask attention with, may be infinite."""
+    if not tensor.dim() or not tensor.numel() or not tensor.is_floating_point():
+        return True
+    return all(bool(end.isfinite()) for end in torch.aminmax(tensor))  # NaN is either
 
 
 def _banks(

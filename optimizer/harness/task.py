@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from datagen.errors import ConfigError
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 
 #: Docs that a task is measured on: two disjoint parts of what may be searched on, or those that lm-eval itself takes.
 Split = Literal["search", "validation", "test"]
@@ -16,7 +16,7 @@ Split = Literal["search", "validation", "test"]
 EXAMPLES = 128
 
 
-class TaskConfig(Frozen):
+class TaskConfig(Settings):
     """An lm-eval task, and how it is asked.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from datagen.errors import ConfigError
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 from optimizer.config import Config
 from optimizer.loading import describe
 from optimizer.merging.methods import METHODS
@@ -24,7 +24,7 @@ _GROUPS = {0: "model", 1: "layer"}
 _BY_TASKS = {"sampler": "cmaes", "answers": {"when": "trial"}}
 
 
-class _Genome(Frozen):
+class _Genome(Settings):
     refused: ClassVar[Mapping[str, str]] = {
         "filters": "write merge.groups=module or merge.groups=tensor, which are finer",
         "smooth": "coefficients of neighbouring layers are not tied; leave it out",
@@ -59,13 +59,13 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class _Task(Frozen):
+class _Task(Settings):
     name: str
     weight: float = Field(1.0, gt=0)
     metric: str = "acc,none"
 
 
-class _Evolve(Frozen):
+class _Evolve(Settings):
     genome: _Genome
     tasks: list[Annotated[_Task, BeforeValidator(_named)]] = []
     limit: int | None = None

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, mo
 from pydantic_core import PydanticCustomError
 
 from datagen.errors import ConfigError
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 from optimizer.loading import describe
 from optimizer.merging.groups import depth_order
 from optimizer.merging.methods import METHODS
@@ -55,7 +55,7 @@ Tokenizer = Annotated[Reference, BeforeValidator(_tokenizer)]
 Parameters = dict[str, Any]
 
 
-class _Block(Frozen):
+class _Block(Settings):
     """A mapping in mergekit's YAML, where null is as good as nothing."""
 
     #: Keys of mergekit's that are not supported, with the reason.

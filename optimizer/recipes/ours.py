@@ -22,7 +22,7 @@ from pydantic import Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from datagen.errors import ConfigError
-from datagen.frozen import Frozen
+from datagen.frozen import Settings
 from optimizer.loading import describe
 from optimizer.merging.groups import blocks_named, groups
 from optimizer.merging.methods import METHODS
@@ -53,7 +53,7 @@ def _by_expert(value: Any) -> Any:
     return value
 
 
-class RecipeFile(Frozen):
+class RecipeFile(Settings):
     """A recipe as it stands in its file.
 
     Attributes:

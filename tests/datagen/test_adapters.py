@@ -265,7 +265,7 @@ def test_what_would_untie_a_tied_model(tmp_path: Path, settings: dict[str, Any],
 
 
 def test_missing_files(base: Path, adapter: Path) -> None:
-    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").rename(adapter / "elsewhere")
     assert "weights must be in adapter_model.safetensors, but it is missing" in refused(base, adapter)
     (adapter / "adapter_config.json").unlink()
     assert "adapter_config.json must be there" in refused(base, adapter)

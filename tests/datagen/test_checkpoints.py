@@ -75,7 +75,7 @@ def test_an_index_that_lists_what_no_shard_has(sharded: Path) -> None:
     with pytest.raises(BunchError, match="every tensor it lists must be in its shard, but 1 are not, such as e"):
         Checkpoint(sharded)
     index.write_text("[]")
-    with pytest.raises(BunchError, match="must be JSON with a weight_map"):
+    with pytest.raises(BunchError, match="must be a JSON object"):
         Checkpoint(sharded)
 
 

@@ -120,7 +120,7 @@ def test_longer_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "must be one JSON object in UTF-8, but"),
+        ("{", "must be one JSON object in UTF-8: it must be JSON, but"),
         ("[1]", "must be one JSON object, but is a list"),
         ({"text": "x", "label": 1}, "must have `messages`, .* but has 'text', 'label'"),
         ({}, "but has no keys"),
@@ -133,7 +133,7 @@ def test_longer_conversations(tmp_path: Path) -> None:
         ({"messages": [{"role": "human", "content": "x"}], "kind": "k"}, "a role must be one of .* but is 'human'"),
         ({"messages": CHAT[1:], "kind": "k"}, "must end with .* but has assistant"),
         ({"question": "x", "kind": "k", "seed": "y"}, "must be a row, but seed: "),
-        ('{"prompt": "\\ud800", "kind": "k"}', "`prompt` must be valid Unicode, but has half"),
+        ('{"prompt": "\\ud800", "kind": "k"}', "must be JSON in UTF-8, but has text that is not"),
         ({"question": "x", "kind": "k", "choices": ["a", "b"], "answer": 2}, "`answer` must be a text, but is '2'"),
         ({"question": "x", "kind": "k", "choices": ["a", "b"], "answer": "C"}, "must be one of the choices.* is 'C'"),
         ({"question": "x", "kind": "k", "choices": "ab", "answer": "C"}, "`choices` must be a list of texts"),

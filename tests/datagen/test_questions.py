@@ -104,8 +104,8 @@ def test_derived_seeds_are_those_of_every_run() -> None:
         ({"attributes": {"Style": ["a"]}}, "data.unsafe: an attribute's name must be small letters, .* is 'Style'"),
         ({"shots": 10}, r"there must be as many examples as are shown at a time, but .* has 9 of 10; lower shots"),
         ({"topics": "tower"}, "topics: no list is named 'tower'"),
-        ({"topics": "none.yaml"}, r"none\.yaml: must be a readable YAML file"),
-        ({"attributes": "none.yaml"}, r"none\.yaml: must be a readable YAML file"),
+        ({"topics": "none.yaml"}, r"none\.yaml: must be a readable file"),
+        ({"attributes": "none.yaml"}, r"none\.yaml: must be a readable file"),
     ],
 )
 def test_what_does_not_fit_is_told_before_any_work(examples: Path, changes: dict[str, Any], said: str) -> None:

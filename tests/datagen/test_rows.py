@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,19 @@ def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such data file"):
+        read_rows(tmp_path / "rows.jsonl")
+
+
+def test_separators_of_lines_within_a_text_are_no_ends_of_lines(tmp_path: Path) -> None:
+    """As `str.splitlines` has them, but JSON does not escape them."""
+    row = Row.of("one\u2028two\x85three", "four\u2029five\x1csix\rseven", kind="k")
+    write_rows(tmp_path / "rows.jsonl", [row, ROW])
+    assert read_rows(tmp_path / "rows.jsonl") == [row, ROW]
+
+
+@pytest.mark.parametrize("roles", [[], ["user"], ["assistant", "user"], ["user", "user"]])
+def test_conversations_end_with_an_answer(tmp_path: Path, roles: list[str]) -> None:
+    messages = [{"role": role, "content": "x"} for role in roles]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"id": "1", "messages": messages, "kind": "k"}))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*messages must end with a user's turn and an assistant's"):
         read_rows(tmp_path / "rows.jsonl")

@@ -38,7 +38,7 @@ def test_users_own(tmp_path: Path) -> None:
     [
         ("beavertail", "no list is named 'beavertail'; did you mean 'beavertails'"),
         ("zzz", "no list is named 'zzz'; available: beavertails, mlcommons, xstest"),
-        ("none.yaml", r"none\.yaml: must be a readable YAML file"),
+        ("none.yaml", r"none\.yaml: must be a readable file"),
         ("broken.yaml", r"broken\.yaml: must be YAML"),
         ("text.yaml", r"text\.yaml: there must be a list of topics, but got 'words'"),
         (["a", "a"], "a topic must be listed once, but 'a' is there 2 times"),

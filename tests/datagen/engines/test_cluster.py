@@ -38,6 +38,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def test_nothing_but_this_machine_can_reach_it(cluster: Cluster) -> None:
+    assert cluster.ray.is_initialized()
+    here = psutil.Process()
+    listening = {
+        one.laddr.ip.removeprefix("::ffff:")
+        for process in [here, *here.children(recursive=True)]
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::1"}
+
+
 def kill_worker() -> None:
     titles = {one.pid: (one.info["cmdline"] or [""])[0] for one in psutil.process_iter(["cmdline"])}
     (worker,) = [pid for pid, title in titles.items() if title.startswith("ray::EngineActor")]

@@ -149,7 +149,7 @@ def test_groups_of_another_granularity_than_was_said_are_named() -> None:
         ("method: ties", r"bad\.yaml: experts: this key must be set"),
         ("merge_method: ties", r"bad\.yaml: exactly one of `models` and `slices`"),
         ("a: 1\n---\na: 2", "must be YAML"),
-        ("!!python/object/apply:os.getcwd []", "must be YAML"),
+        ("!!python/object/apply:os.getcwd []", "must have no tags"),
     ],
 )
 def test_what_is_no_recipe_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
