@@ -200,11 +200,14 @@ def merge(
     from rich.filesize import decimal
 
     from datagen.progress import console
+    from optimizer.trials import find_recipe
 
     if rank is not None and not adapter:
         raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
+    if study is not None and trial is None:
+        raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
     begun = time.monotonic()
-    read = _recipe(recipe, trial, study)
+    read = find_recipe(recipe, trial, study)
     for note in read.notes:
         console.print(f"note: {note}", markup=False)
     try:
@@ -348,29 +351,6 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     write_report(run / "report.html", read_result(run / "result.json"), read_blame(run / FILE))
     console.print(str(run / "report.html"))
-
-
-def _recipe(source: Path, trial: int | None, study: str | None) -> "Recipe":
-    """The recipe in a file, or of a trial or the winner of a run."""
-    from optimizer.recipes.reading import read_recipe
-
-    if study is not None and trial is None:
-        raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
-    if trial is not None:
-        if not source.is_dir():
-            raise ConfigError(
-                f"--trial must come with a run folder, but {source} is none; name the folder, or leave it out"
-            )
-        from optimizer.report.result import MAIN
-        from optimizer.trials import trial_recipe
-
-        return trial_recipe(source, study or MAIN, trial)
-    if not source.is_dir():
-        return read_recipe(source)
-    from optimizer.export.companions import RECIPE
-    from optimizer.trials import run_winner
-
-    return read_recipe(run_winner(source) / RECIPE)
 
 
 def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
