@@ -76,6 +76,9 @@ def zoo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
     seed: Seed = 0,
     recipe: RecipeName = "natural",
+    newcomer: Annotated[
+        bool, typer.Option("--newcomer", help="Train a fourth expert too, workshop, for `goodbunch init --like`.")
+    ] = False,
 ) -> None:
     """Trains the tiny bunch into Hugging Face folders; does nothing if it is there already.
 
@@ -85,6 +88,53 @@ def zoo(
     from datagen.zoo.recipes import find_recipe
 
     build_zoo(out, find_recipe(recipe), seed)
+    if newcomer:
+        from datagen.zoo.newcomer import add_newcomer
+
+        add_newcomer(out, seed)
+
+
+@app.command()
+def init(
+    config: Annotated[Path, typer.Argument(help="YAML file to write.")],
+    base: Annotated[str, typer.Option(help="Model that all experts were tuned from.")] = "",
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL", help="A folder, a Hugging Face name, MODEL+ADAPTER; again."),
+    ] = None,
+    aligned: Annotated[str, typer.Option(help="Name of the expert whose refusals are to be kept.")] = "",
+    topics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TOPIC,...", help="Of an expert's domain, or a list of them; by default its name."),
+    ] = None,
+    generator: Annotated[str, typer.Option(help="Uncensored model that writes unsafe questions.")] = "",
+    guard: Annotated[str, typer.Option(help="Model that judges answers.")] = "",
+    judge: Annotated[str, typer.Option(help="Another that gives a second opinion.")] = "",
+    gpu: Annotated[str, typer.Option(help="Where it will run, H200 or 4xA100-80GB; by default here.")] = "",
+    like: Annotated[Path | None, typer.Option(help="Config to begin from; experts are added to its own.")] = None,
+    run: Annotated[str, typer.Option(help="Run folder; by default runs/ and the config's name.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+) -> None:
+    """Writes a config for your models, once they are known to fit; asks for what no option says.
+
+    Example: goodbunch init my.yaml --base org/base --expert aligned=org/chat --expert law=org/law
+
+    Example: goodbunch init workshop.yaml --like configs/demo.yaml --expert workshop=runs/demo/zoo/workshop
+    """
+    from optimizer.starting.command import start
+    from optimizer.starting.wishes import Wishes, parse_named, parse_topics
+
+    wishes = Wishes(
+        base=base,
+        experts=parse_named("--expert", expert or []),
+        aligned=aligned,
+        topics={name: parse_topics(told) for name, told in parse_named("--topics", topics or []).items()},
+        generator=generator,
+        guard=guard,
+        judge=judge,
+        gpu=gpu,
+    )
+    start(config, wishes, run=run, like=like, force=force)
 
 
 @app.command()
