@@ -21,6 +21,7 @@ class Topic(Frozen):
     """One category.
 
     Attributes:
+        name: of the category.
         about: a neutral clause on what falls under it.
     """
 

@@ -13,6 +13,7 @@ from optimizer.config import Config, TermConfig
 from optimizer.describing import meanings, models_in
 
 _WIDTH = 110
+_FOLD = textwrap.TextWrapper(_WIDTH, break_long_words=False, break_on_hyphens=False)
 
 #: Values that have a shorter form: all of a term but its weight, all of an expert but its model.
 _SHORT: dict[type[BaseModel], str] = {TermConfig: "weight", Expert: "model"}
@@ -59,21 +60,20 @@ def _lines(values: Mapping[str, Any], model: type[BaseModel], depth: int, said: 
 
 
 def _leaf(key: str, value: Any, pad: str) -> Iterator[str]:
-    """A value on the key's line; a long text is folded over several."""
-    line = f"{pad}{key}: {_flow(value)}"
-    # Folding keeps words and single spaces between them, and nothing else.
-    if len(line) <= _WIDTH or not isinstance(value, str) or value != " ".join(value.split()):
+    """A value on the key's line; what is too long for it is put on several."""
+    line, below = f"{pad}{key}: {_flow(value)}", f"{pad}  "
+    if len(line) <= _WIDTH:
+        yield line
+    elif isinstance(value, str) and value == " ".join(value.split()):  # folding keeps no other white space
+        yield f"{pad}{key}: >-"
+        yield from textwrap.indent("\n".join(_FOLD.wrap(value)), below).splitlines()
+    elif isinstance(value, str):
         yield line
     else:
-        yield f"{pad}{key}: >-"
-        yield from textwrap.wrap(
-            value,
-            _WIDTH,
-            initial_indent=f"{pad}  ",
-            subsequent_indent=f"{pad}  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        yield f"{pad}{key}:"
+        # PyYAML ends a line after the item that passes the width.
+        text = yaml.safe_dump(value, default_flow_style=None, width=_WIDTH - 40, allow_unicode=True, sort_keys=False)
+        yield from textwrap.indent(text.rstrip(), below).splitlines()
 
 
 def _block(name: str, value: Mapping[str, Any], model: type[BaseModel], depth: int, said: set[str]) -> Iterator[str]:
