@@ -1,4 +1,4 @@
-# Targets: demo, test, test-slow, checks, bench, study, schema, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, test-slow, checks, docs, notebooks, bench, study, schema, clean. All set up .venv first if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(ENGINE)
 # Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow checks bench study schema clean
+.PHONY: demo test test-slow checks docs notebooks bench study schema clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -23,6 +23,15 @@ checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory docs
+
+# The site, into site/; a link that leads nowhere is an error. It names this checkout's code, and no network is asked.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Each notebook from the .py beside it, without outputs.
+notebooks: $(INSTALLED)
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
 
 # Ratios side by side, into benchmarks/results/. Minutes, but hours for the searches, which train ten zoos and can be
 # stopped; nothing else should run meanwhile.
@@ -50,7 +59,7 @@ schema: $(INSTALLED)
 	$(BIN)/python -c "import json; from optimizer.blame.result import Blame; print(json.dumps(Blame.model_json_schema(), indent=1))" > docs/blame.schema.json
 
 clean:
-	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .cache site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(INSTALLED): pyproject.toml requirements/pins.txt
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
