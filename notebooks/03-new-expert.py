@@ -55,6 +55,7 @@ from optimizer.starting.wishes import Wishes
 
 like = OUT / "demo.yaml"
 values = yaml.safe_load(Path("configs/demo.yaml").read_text())
+del values["search"]["controls"]  # searches for comparison, which take as long again
 like.write_text(yaml.safe_dump(values | {"run": str(RUN), "vars": {"zoo": str(zoo)}}))
 start(
     OUT / "workshop.yaml", Wishes(experts={"workshop": str(expert)}), run=str(OUT / "workshop"), like=like, force=True
@@ -75,7 +76,6 @@ config = optimizer.load_config(
         "data.borderline.ask=192",
         *(f"data.domains.{name}.ask=128" for name in KINDS),
         "search.descent.steps=256",
-        "search.controls={}",
         "evaluation.rows=48",
         "evaluation.samples=1",
     ],

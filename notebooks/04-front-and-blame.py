@@ -24,23 +24,21 @@ RUN = Path(os.environ.get("GOODBUNCH_RUN", "runs/demo"))  # a finished demo: `ma
 OUT = Path(os.environ.get("GOODBUNCH_OUT", "runs/notebooks"))
 
 # %%
+import yaml
+
 import optimizer
 
-config = optimizer.load_config(
-    "configs/demo.yaml",
-    [
-        f"run={OUT / 'front'}",
-        f"vars.zoo={RUN / 'zoo'}",
-        f"data.folder={RUN / 'data'}",
-        "merge.groups=module",
-        "search.controls={}",
-        "search.pareto={alignment: [safety, borderline], expertise: [numbers, medicine, finance]}",
-        "search.descent={trials: 1, steps: 128, rate: 0.2, sweep: {per_axis: 3, ratio: 30, steps: 32}}",
-        *(f"objective.{term}.examples=64" for term in ("safety", "borderline", "numbers", "medicine", "finance")),
-        "evaluation.rows=32",
-        "evaluation.samples=1",
-    ],
-)
+TERMS = ("safety", "borderline", "numbers", "medicine", "finance")
+PLACES = [f"vars.zoo={RUN / 'zoo'}", f"data.folder={RUN / 'data'}", "merge.groups=module"]
+values = yaml.safe_load(Path("configs/demo.yaml").read_text())
+values["search"] = {
+    "pareto": {"alignment": ["safety", "borderline"], "expertise": ["numbers", "medicine", "finance"]},
+    "descent": {"trials": 1, "steps": 128, "rate": 0.2, "sweep": {"per_axis": 3, "ratio": 30, "steps": 32}},
+}
+OUT.mkdir(parents=True, exist_ok=True)
+(OUT / "front.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+small = ["evaluation.rows=32", "evaluation.samples=1", *(f"objective.{term}.examples=64" for term in TERMS)]
+config = optimizer.load_config(OUT / "front.yaml", [f"run={OUT / 'front'}", *PLACES, *small])
 result = optimizer.search(config)
 
 # %% [markdown]
@@ -83,9 +81,8 @@ optimizer.merge(config.run, OUT / "most-aligned", trial=number, force=True)
 from optimizer.blame.measuring import blame
 from optimizer.blame.merges import open_merge
 
-places = [f"run={OUT / 'blame'}", f"vars.zoo={RUN / 'zoo'}", f"data.folder={RUN / 'data'}", "merge.groups=module"]
-fewer = [f"objective.{term}.examples=32" for term in ("safety", "borderline", "numbers", "medicine", "finance")]
-found = blame(open_merge(Path("configs/demo.yaml"), overrides=places + fewer), checks=2)
+fewer = [f"objective.{term}.examples=32" for term in TERMS]
+found = blame(open_merge(Path("configs/demo.yaml"), overrides=[f"run={OUT / 'blame'}", *PLACES, *fewer]), checks=2)
 
 # %%
 from optimizer.blame.tables import show
