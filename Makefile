@@ -29,9 +29,9 @@ checks: $(INSTALLED)
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Each notebook from the .py beside it, without outputs.
+# Each notebook from the .py beside it.
 notebooks: $(INSTALLED)
-	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 
 # Ratios side by side, into benchmarks/results/. Minutes, but hours for the searches, which train ten zoos and can be
 # stopped; nothing else should run meanwhile.
