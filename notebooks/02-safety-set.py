@@ -86,4 +86,4 @@ Counter(row["topic"] for row in unsafe)
 # %%
 counts = json.loads((folder / "summary.json").read_text())
 print(*(f"{key}: {number}" for key, number in counts.items() if key.startswith("unsafe/")), sep="\n")
-print((folder / "README.md").read_text()[:1500])
+print((folder / "README.md").read_text().split("---\n", 2)[2][:1500])

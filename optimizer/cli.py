@@ -11,7 +11,6 @@ from datagen.errors import ConfigError, GoodbunchError
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers
-    from datagen.planning.sizes import Size
     from optimizer.config import Config
     from optimizer.recipes import Recipe
 
@@ -170,7 +169,9 @@ def datagen(
     wanted = _workers(executor, workers, address, gpus_per_worker)
     loaded = _with_imports(load_config(config, _with_out(overrides, out)), imports or [])
     if dry_run:
-        _plan_datagen(loaded, gpu)
+        from optimizer.planning.command import plan_data
+
+        plan_data(loaded, gpu)
     else:
         _datagen(loaded, wanted)
 
@@ -226,8 +227,9 @@ def plan(
     Example: goodbunch plan configs/demo.yaml merge.dtype=bfloat16 --json
     """
     from optimizer.loading import load_config
+    from optimizer.planning.command import plan_run
 
-    _plan(load_config(config, _with_out(overrides, out)), gpu, as_json)
+    plan_run(load_config(config, _with_out(overrides, out)), gpu, as_json)
 
 
 @app.command()
@@ -348,29 +350,12 @@ def blame(
 
     Example: goodbunch blame configs/demo.yaml --recipe mine.yaml --steps 8 --out blamed
     """
-    from datagen.progress import console
-    from optimizer.blame import measuring
-    from optimizer.blame.merges import open_merge
-    from optimizer.blame.result import FILE, PAGE, write_blame
-    from optimizer.blame.tables import show
-    from optimizer.report.page import write_blame_page, write_report
-    from optimizer.report.result import read_result
+    from optimizer.blame.command import blame_merge
 
-    opened = open_merge(merge, recipe, overrides or [])
     try:
-        found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
+        blame_merge(merge, overrides or [], recipe, out, steps=steps, checks=checks, pairs=pairs)
     except KeyboardInterrupt as error:
         raise _Stopped("nothing was measured yet, the same command begins anew") from error
-    folder = out or (merge if merge.is_dir() else opened.config.run_folder)
-    write_blame(folder / FILE, found)
-    write_blame_page(folder / PAGE, found)
-    written = [folder / FILE, folder / PAGE]
-    if opened.winner and folder == merge:
-        write_report(merge / "report.html", read_result(merge / "result.json"), found)
-        written.append(merge / "report.html")
-    show(found)
-    for path in written:
-        console.print(f"  {path}", markup=False)
 
 
 @app.command()
@@ -433,57 +418,6 @@ def _datagen(config: "Config", workers: "Workers | None" = None) -> None:
 
     open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
     generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
-
-
-def _plan(config: "Config", gpu: str | None, as_json: bool) -> None:
-    import json
-
-    from datagen.pipeline import open_inputs
-    from datagen.planning import plan as data_plan
-    from datagen.planning.hardware import find_machine, machine_at_hand
-    from datagen.planning.telling import machine_line
-    from datagen.progress import console
-    from optimizer.planning import telling
-    from optimizer.planning.plan import plan_search
-    from optimizer.planning.shape import shape_of
-
-    machine = None if gpu is None else find_machine(gpu)
-    inputs = open_inputs(config.bunch, config.data, config.seed)
-    sizes, shape = _sizes(config), shape_of(config.bunch.base)
-    machine = machine or machine_at_hand()
-    planned = plan_search(config, inputs, sizes, shape, machine)
-    data = None
-    if not planned.work.exact and config.engine.kind != "server":
-        data = data_plan.plan(config.bunch, config.data, config.engine, inputs, sizes, machine)
-    if as_json:
-        print(json.dumps(telling.as_json(planned, data), indent=1))
-        return
-    if data is not None:
-        data_plan.show(data)
-    else:
-        console.print(machine_line(machine), markup=False)
-    telling.show(planned, data)
-
-
-def _plan_datagen(config: "Config", gpu: str | None) -> None:
-    from datagen.pipeline import open_inputs
-    from datagen.planning.hardware import find_machine, machine_at_hand
-    from datagen.planning.plan import plan, show
-
-    machine = None if gpu is None else find_machine(gpu)
-    inputs = open_inputs(config.bunch, config.data, config.seed)
-    if config.engine.kind == "server":
-        show(plan(config.bunch, config.data, config.engine, inputs, {}, None))
-        return
-    show(plan(config.bunch, config.data, config.engine, inputs, _sizes(config), machine or machine_at_hand()))
-
-
-def _sizes(config: "Config") -> "dict[str, Size]":
-    """Model -> what it weighs."""
-    from datagen.planning.sizes import size_of
-
-    models = (config.bunch.models() | config.data.models()).values()
-    return {model: size_of(model) for model in dict.fromkeys(models)}
 
 
 def _with_imports(config: "Config", told: list[str]) -> "Config":

@@ -6,9 +6,9 @@ from pathlib import Path
 from datagen.errors import ConfigError
 from datagen.pipeline import open_inputs
 from datagen.planning.hardware import Machine
-from datagen.planning.sizes import Size, size_of
 from optimizer.bunch import open_bunch, open_sources
 from optimizer.config import Config
+from optimizer.planning.command import sizes_of
 from optimizer.planning.plan import plan_search
 from optimizer.planning.shape import shape_of
 
@@ -20,8 +20,7 @@ def check_models(config: Config) -> Iterator[str]:
         BunchError: some are damaged or do not fit, or a name is none.
         ConfigError: something named besides models is not there.
     """
-    models = config.bunch.models() | config.data.models()
-    sizes = {model: size_of(model) for model in dict.fromkeys(models.values())}
+    sizes = sizes_of(config)
     here = {name: model for name, model in config.bunch.models().items() if sizes[model].here}
     if len(here) == len(config.bunch.models()):
         open_bunch(config.bunch)
@@ -40,8 +39,7 @@ def fit(config: Config, machine: Machine) -> tuple[list[str], str]:
     Returns:
         Overrides, and what there is to say; no overrides and a remark if the machine is too small, or sizes unknown.
     """
-    models = (config.bunch.models() | config.data.models()).values()
-    sizes: dict[str, Size] = {model: size_of(model) for model in dict.fromkeys(models)}
+    sizes = sizes_of(config)
     if unknown := [model for model in config.bunch.models().values() if sizes[model].parameters is None]:
         return [], f"the size of {unknown[0]} is not known, so whether it fits is not either"
     inputs = open_inputs(config.bunch, config.data, config.seed)
