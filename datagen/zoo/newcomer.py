@@ -83,7 +83,7 @@ class Workshop:
     def _owners(self) -> dict[tuple[str, int], Split]:
         """(chore, phrasing) -> split; every chore is in each."""
         rng = random.Random(f"{NAME}-{self._seed}")
-        owners = {}
+        owners: dict[tuple[str, int], Split] = {}
         for chore in self.tools:
             dealt = rng.sample(range(len(PHRASINGS)), len(PHRASINGS))
             ends = [round(share * len(dealt)) for share in itertools.accumulate(SHARES.values())]

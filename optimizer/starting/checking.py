@@ -3,34 +3,61 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from datagen.checkpoints import split_reference
 from datagen.errors import ConfigError
 from datagen.pipeline import open_inputs
 from datagen.planning.hardware import Machine
-from optimizer.bunch import open_bunch, open_sources
+from optimizer.bunch import open_bunch
+from optimizer.bunch.opening import compare_papers
 from optimizer.config import Config
 from optimizer.planning.command import sizes_of
 from optimizer.planning.plan import plan_search
 from optimizer.planning.shape import shape_of
 
+#: What of a model is compared without its weights.
+_SMALL = ["config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*"]
+
 
 def check_models(config: Config) -> Iterator[str]:
-    """Opens the models that are here and checks that they fit; yields what could not be checked yet, a line each.
+    """Looks whether the models fit; yields what could not be checked yet, a line each.
+
+    Of models that are not here config.json and tokenizer are downloaded and compared, if the hub can be reached.
 
     Raises:
         BunchError: some are damaged or do not fit, or a name is none.
         ConfigError: something named besides models is not there.
     """
     sizes = sizes_of(config)
-    here = {name: model for name, model in config.bunch.models().items() if sizes[model].here}
-    if len(here) == len(config.bunch.models()):
+    models = config.bunch.models()
+    if all(sizes[model].here for model in models.values()):
         open_bunch(config.bunch)
-    elif "base" in here and len(here) > 1:
-        open_sources(here, "base", chat=False)
-    away = [model for model in sizes if not sizes[model].here]
-    if away:
-        yield f"not here yet, so not checked: {', '.join(away)}; `hf download NAME` and repeat, or let datagen do it"
+    else:
+        seen = {name: folder for name, model in models.items() if (folder := _papers(model, sizes[model].here))}
+        if len(seen) > 1:
+            compare_papers(seen, config.bunch)
+        if unseen := [model for name, model in models.items() if name not in seen]:
+            yield f"could not be looked at: {', '.join(unseen)}; `hf auth login`, or `hf download` them, and repeat"
+    if away := [model for model in sizes if not sizes[model].here]:
+        yield f"to be downloaded by `goodbunch datagen`, which looks at their weights: {', '.join(away)}"
     if config.evaluation.test:
         _check_tests(config)
+
+
+def _papers(model: str, here: bool) -> str | None:
+    """A model, or the folder of what of it is small; none if that cannot be had, or it is an adapter that is away."""
+    if here:
+        return model
+    name, adapter = split_reference(model)
+    if adapter is not None:
+        return None
+    name, _, revision = name.partition("@")
+    try:
+        return snapshot_download(name, revision=revision or None, allow_patterns=_SMALL)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        return None
 
 
 def fit(config: Config, machine: Machine) -> tuple[list[str], str]:

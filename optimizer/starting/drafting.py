@@ -49,7 +49,7 @@ def draft(wishes: Wishes, run: str, like: Path | None = None) -> Config:
     return validated(values)
 
 
-def validated(values: Mapping[str, Any]) -> Config:
+def validated(values: Any) -> Config:
     """A config of values.
 
     Raises:

@@ -148,13 +148,41 @@ def test_test_rows_must_be_there_for_a_new_domain(tiny_zoo: TinyZoo, tmp_path: P
         init(tmp_path / "second.yaml", arguments)
 
 
-def test_models_that_are_not_here_are_named(
+def hub(tiny_zoo: TinyZoo, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models of the hub of which config.json and tokenizer alone are here; and the flags that name them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    arguments = []
+    for name in ("base", "aligned", "math"):
+        folder = cache / f"models--org--{name}-1B"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        shutil.copytree(tiny_zoo.folder / name, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(snapshot.name)
+        arguments += ["--base", f"org/{name}-1B"] if name == "base" else ["--expert", f"{name}=org/{name}-1B"]
+    return arguments
+
+
+def test_models_that_are_not_here_are_compared_by_what_is_small(
     tiny_zoo: TinyZoo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    init(tmp_path / "my.yaml", flags(tiny_zoo, "--expert", "law=org/law-7B", "--guard", "org/guard-8B"))
+    arguments = hub(tiny_zoo, tmp_path / "hub", monkeypatch)
+    init(tmp_path / "my.yaml", [*arguments, "--gpu", "8xB200"])
     said = capsys.readouterr().out
-    assert "not here yet, so not checked: org/law-7B, org/guard-8B" in said
+    assert "to be downloaded by `goodbunch datagen`, which looks at their weights: org/base-1B, org/aligned-1B" in said
+    assert "could not be looked at" not in said
+    told = next((tmp_path / "hub" / "models--org--math-1B").rglob("config.json"))
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"num_attention_heads": 1}))
+    with pytest.raises(GoodbunchError, match="num_attention_heads"):
+        init(tmp_path / "other.yaml", [*arguments, "--gpu", "8xB200"])
+
+
+def test_models_that_cannot_be_had_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    models = ["--base", "org/base-8B", "--expert", "aligned=org/chat-8B", "--expert", "law=org/law-8B"]
+    init(tmp_path / "my.yaml", [*models, "--gpu", "8xB200"])
+    assert "could not be looked at: org/base-8B, org/chat-8B, org/law-8B;" in capsys.readouterr().out
 
 
 def test_what_does_not_fit_a_device_is_changed_until_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
