@@ -33,11 +33,11 @@ PLACES = [f"vars.zoo={RUN / 'zoo'}", f"data.folder={RUN / 'data'}", "merge.group
 values = yaml.safe_load(Path("configs/demo.yaml").read_text())
 values["search"] = {
     "pareto": {"alignment": ["safety", "borderline"], "expertise": ["numbers", "medicine", "finance"]},
-    "descent": {"trials": 1, "steps": 128, "rate": 0.2, "sweep": {"per_axis": 3, "ratio": 30, "steps": 32}},
+    "descent": {"trials": 1, "steps": 64, "rate": 0.2, "sweep": {"per_axis": 3, "ratio": 30, "steps": 16}},
 }
 OUT.mkdir(parents=True, exist_ok=True)
 (OUT / "front.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-small = ["evaluation.rows=32", "evaluation.samples=1", *(f"objective.{term}.examples=64" for term in TERMS)]
+small = ["evaluation.rows=24", "evaluation.samples=1", *(f"objective.{term}.examples=32" for term in TERMS)]
 config = optimizer.load_config(OUT / "front.yaml", [f"run={OUT / 'front'}", *PLACES, *small])
 result = optimizer.search(config)
 
@@ -81,7 +81,7 @@ optimizer.merge(config.run, OUT / "most-aligned", trial=number, force=True)
 from optimizer.blame.measuring import blame
 from optimizer.blame.merges import open_merge
 
-fewer = [f"objective.{term}.examples=32" for term in TERMS]
+fewer = [f"objective.{term}.examples=16" for term in TERMS]
 found = blame(open_merge(Path("configs/demo.yaml"), overrides=[f"run={OUT / 'blame'}", *PLACES, *fewer]), checks=2)
 
 # %%

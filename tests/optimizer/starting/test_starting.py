@@ -1,9 +1,12 @@
 """`goodbunch init` writes configs that hold, of models that fit."""
 
+import contextlib
+import io
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import typer
@@ -34,8 +37,24 @@ def init(path: Path, arguments: Sequence[str]) -> Config:
     return load_config(path)
 
 
-def test_models_and_topics_are_as_told(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    config = init(tmp_path / "my.yaml", flags(tiny_zoo, "--topics", "math=sums, fractions", "--run", "runs/there"))
+class Begun(NamedTuple):
+    """A config that was written, and what was said."""
+
+    path: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_zoo: TinyZoo, tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    path, said = tmp_path_factory.mktemp("begun") / "first.yaml", io.StringIO()
+    path.write_text("of an earlier try")
+    with contextlib.redirect_stdout(said):
+        init(path, flags(tiny_zoo, "--topics", "math=sums, fractions", "--run", "runs/there", "--force"))
+    return Begun(path, said.getvalue())
+
+
+def test_models_and_topics_are_as_told(tiny_zoo: TinyZoo, begun: Begun) -> None:
+    config = load_config(begun.path)
     assert config.bunch.models() == {name: str(tiny_zoo.folder / name) for name in ("base", "aligned", "math")}
     assert config.bunch.aligned == "aligned"
     assert config.data.domains["math"].topics == ["sums", "fractions"]
@@ -44,18 +63,19 @@ def test_models_and_topics_are_as_told(tiny_zoo: TinyZoo, tmp_path: Path) -> Non
     assert config.run == "runs/there"
 
 
-def test_an_expert_joins_those_of_another_config(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    first = tmp_path / "first.yaml"
-    init(first, flags(tiny_zoo))
-    joined = init(
-        tmp_path / "second.yaml", ["--like", str(first), "--expert", f"code={tiny_zoo.folder / 'code'}", *GPU]
-    )
-    begun = load_config(first)
+def test_the_next_two_commands_are_said(begun: Begun) -> None:
+    path = str(begun.path)
+    assert begun.said.split()[-6:] == ["goodbunch", "datagen", path, "goodbunch", "search", path]
+
+
+def test_an_expert_joins_those_of_another_config(tiny_zoo: TinyZoo, begun: Begun, tmp_path: Path) -> None:
+    first, expert = load_config(begun.path), f"code={tiny_zoo.folder / 'code'}"
+    joined = init(tmp_path / "second.yaml", ["--like", str(begun.path), "--expert", expert, *GPU])
     assert list(joined.bunch.experts) == ["aligned", "math", "code"]
-    assert joined.data.domains["code"] == begun.data.domains["math"].model_copy(update={"topics": ["code"]})
-    assert joined.objective["code"] == begun.objective["math"]
+    assert joined.data.domains["code"] == first.data.domains["math"].model_copy(update={"topics": ["code"]})
+    assert joined.objective["code"] == first.objective["math"]
     assert joined.search.controls["expert_only"] == ["math", "code"]
-    assert (joined.run, begun.run) == ("runs/second", "runs/first")
+    assert joined.run == "runs/second"
 
 
 def test_of_a_config_with_a_front_the_new_term_joins_an_objective(tmp_path: Path) -> None:
@@ -128,7 +148,6 @@ def test_no_config_is_replaced_unless_asked(tiny_zoo: TinyZoo, tmp_path: Path) -
     with pytest.raises(GoodbunchError, match="add --force"):
         init(path, flags(tiny_zoo))
     assert path.read_text() == "mine: 1\n"
-    assert init(path, flags(tiny_zoo, "--force")).bunch.aligned == "aligned"
 
 
 def test_without_a_terminal_the_base_must_be_told(tmp_path: Path) -> None:
@@ -136,14 +155,10 @@ def test_without_a_terminal_the_base_must_be_told(tmp_path: Path) -> None:
         init(tmp_path / "my.yaml", [*GPU])
 
 
-def test_test_rows_must_be_there_for_a_new_domain(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
-    first = tmp_path / "first.yaml"
-    config = init(first, flags(tiny_zoo))
-    values = config.model_copy(
-        update={"evaluation": config.evaluation.model_copy(update={"test": str(tiny_zoo.folder / "data" / "test")})}
-    )
-    first.write_text(written(values, first))
-    arguments = ["--like", str(first), "--expert", f"code={tiny_zoo.folder / 'code'}", *GPU]
+def test_test_rows_must_be_there_for_a_new_domain(tiny_zoo: TinyZoo, begun: Begun, tmp_path: Path) -> None:
+    like, test = tmp_path / "like.yaml", tiny_zoo.folder / "data" / "test"
+    like.write_text(begun.path.read_text().replace("evaluation:\n", f"evaluation:\n  test: {test}\n"))
+    arguments = ["--like", str(like), "--expert", f"code={tiny_zoo.folder / 'code'}", *GPU]
     with pytest.raises(GoodbunchError, match=r"borderline\.jsonl is not"):
         init(tmp_path / "second.yaml", arguments)
 
@@ -193,13 +208,6 @@ def test_what_does_not_fit_a_device_is_changed_until_it_does(tmp_path: Path, mon
     # Three models of 16 GB, a merge, a gradient and activations are more than 80 GB, and less than 180.
     assert config.search.descent.checkpointing or config.merge.residency != "device"
     assert (wide.search.descent.checkpointing, wide.merge.residency) == (False, "device")
-
-
-def test_the_next_two_commands_are_said(tiny_zoo: TinyZoo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "my.yaml"
-    init(path, flags(tiny_zoo))
-    said = capsys.readouterr().out.split()
-    assert said[-6:] == ["goodbunch", "datagen", str(path), "goodbunch", "search", str(path)]
 
 
 def asked(wishes: Wishes, *answers: str) -> Wishes:
