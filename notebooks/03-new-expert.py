@@ -72,12 +72,13 @@ KINDS = ("numbers", "medicine", "finance", "workshop")
 config = optimizer.load_config(
     OUT / "workshop.yaml",
     [
-        "data.unsafe.ask=128",
-        "data.borderline.ask=192",
-        *(f"data.domains.{name}.ask=128" for name in KINDS),
-        "search.descent.steps=256",
-        "evaluation.rows=48",
+        "data.unsafe.ask=96",
+        "data.borderline.ask=128",
+        *(f"data.domains.{name}.ask=80" for name in KINDS),
+        "search.descent.steps=96",
+        "evaluation.rows=16",
         "evaluation.samples=1",
+        "merge.groups=tensor",
     ],
 )
 datagen.generate(config)
