@@ -44,7 +44,7 @@ def kernel(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ker
 def test_it_runs(path: Path, kernel: KernelManager) -> None:
     notebook = jupytext.read(path)
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
-    NotebookClient(notebook, km=kernel, timeout=180).execute(cleanup_kc=False)
+    NotebookClient(notebook, km=kernel, timeout=600).execute(cleanup_kc=False)
     assert [
         output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"
     ] == []
