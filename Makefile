@@ -1,4 +1,5 @@
-# Targets: demo, test, test-slow, checks, fuzz, bench, study, schema, errors, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, test-slow, checks, docs, notebooks, fuzz, bench, study, schema, errors, clean. All set up .venv first if it is
+# missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ INSTALLED := .venv/.installed-$(ENGINE)
 # Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow checks fuzz bench study schema errors clean
+.PHONY: demo test test-slow checks docs notebooks fuzz bench study schema errors clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -23,6 +24,15 @@ checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) --no-print-directory docs
+
+# The site, into site/; a link that leads nowhere is an error. It names this checkout's code, and no network is asked.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Each notebook from the .py beside it.
+notebooks: $(INSTALLED)
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.py
 
 # What is read from files, with 100 000 damaged ones: about an hour. The short run is among the tests.
 fuzz: $(INSTALLED)
@@ -58,7 +68,7 @@ errors: $(INSTALLED)
 	$(BIN)/python -m tests.messages
 
 clean:
-	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .cache site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 $(INSTALLED): pyproject.toml requirements/pins.txt
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || \

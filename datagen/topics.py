@@ -21,6 +21,7 @@ class Topic(Settings):
     """One category.
 
     Attributes:
+        name: of the category.
         about: a neutral clause on what falls under it.
     """
 

@@ -12,7 +12,6 @@ from datagen.errors import ConfigError, GoodbunchError, shown
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers
-    from datagen.planning.sizes import Size
     from optimizer.config import Config
     from optimizer.recipes import Recipe
 
@@ -91,6 +90,9 @@ def zoo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
     seed: Seed = 0,
     recipe: RecipeName = "natural",
+    newcomer: Annotated[
+        bool, typer.Option("--newcomer", help="Train a fourth expert too, workshop, for `goodbunch init --like`.")
+    ] = False,
 ) -> None:
     """Trains the tiny bunch into Hugging Face folders; does nothing if it is there already.
 
@@ -100,6 +102,53 @@ def zoo(
     from datagen.zoo.recipes import find_recipe
 
     build_zoo(out, find_recipe(recipe), seed)
+    if newcomer:
+        from datagen.zoo.newcomer import add_newcomer
+
+        add_newcomer(out, seed)
+
+
+@app.command()
+def init(
+    config: Annotated[Path, typer.Argument(help="YAML file to write.")],
+    base: Annotated[str, typer.Option(help="Model that all experts were tuned from.")] = "",
+    expert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL", help="A folder, a Hugging Face name, MODEL+ADAPTER; again."),
+    ] = None,
+    aligned: Annotated[str, typer.Option(help="Name of the expert whose refusals are to be kept.")] = "",
+    topics: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TOPIC,...", help="Of an expert's domain, or a list of them; by default its name."),
+    ] = None,
+    generator: Annotated[str, typer.Option(help="Uncensored model that writes unsafe questions.")] = "",
+    guard: Annotated[str, typer.Option(help="Model that judges answers.")] = "",
+    judge: Annotated[str, typer.Option(help="Another that gives a second opinion.")] = "",
+    gpu: Annotated[str, typer.Option(help="Where it will run, H200 or 4xA100-80GB; by default here.")] = "",
+    like: Annotated[Path | None, typer.Option(help="Config to begin from; experts are added to its own.")] = None,
+    run: Annotated[str, typer.Option(help="Run folder; by default runs/ and the config's name.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+) -> None:
+    """Writes a config for your models, once they are known to fit; asks for what no option says.
+
+    Example: goodbunch init my.yaml --base org/base --expert aligned=org/chat --expert law=org/law
+
+    Example: goodbunch init workshop.yaml --like configs/demo.yaml --expert workshop=runs/demo/zoo/workshop
+    """
+    from optimizer.starting.command import start
+    from optimizer.starting.wishes import Wishes, parse_named, parse_topics
+
+    wishes = Wishes(
+        base=base,
+        experts=parse_named("--expert", expert or []),
+        aligned=aligned,
+        topics={name: parse_topics(told) for name, told in parse_named("--topics", topics or []).items()},
+        generator=generator,
+        guard=guard,
+        judge=judge,
+        gpu=gpu,
+    )
+    start(config, wishes, run=run, like=like, force=force)
 
 
 @app.command()
@@ -136,7 +185,9 @@ def datagen(
     wanted = _workers(executor, workers, address, gpus_per_worker)
     loaded = _with_imports(load_config(config, _with_out(overrides, out)), imports or [])
     if dry_run:
-        _plan_datagen(loaded, gpu)
+        from optimizer.planning.command import plan_data
+
+        plan_data(loaded, gpu)
     else:
         _datagen(loaded, wanted)
 
@@ -194,8 +245,9 @@ def plan(
     Example: goodbunch plan configs/demo.yaml merge.dtype=bfloat16 --json
     """
     from optimizer.loading import load_config
+    from optimizer.planning.command import plan_run
 
-    _plan(load_config(config, _with_out(overrides, out)), gpu, as_json)
+    plan_run(load_config(config, _with_out(overrides, out)), gpu, as_json)
 
 
 @app.command()
@@ -219,11 +271,14 @@ def merge(
     from rich.filesize import decimal
 
     from datagen.progress import console
+    from optimizer.trials import find_recipe
 
     if rank is not None and not adapter:
         raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
+    if study is not None and trial is None:
+        raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
     begun = time.monotonic()
-    read = _recipe(recipe, trial, study)
+    read = find_recipe(recipe, trial, study)
     for note in read.notes:
         console.print(f"note: {note}", markup=False)
     try:
@@ -316,29 +371,12 @@ def blame(
 
     Example: goodbunch blame configs/demo.yaml --recipe mine.yaml --steps 8 --out blamed
     """
-    from datagen.progress import console
-    from optimizer.blame import measuring
-    from optimizer.blame.merges import open_merge
-    from optimizer.blame.result import FILE, PAGE, write_blame
-    from optimizer.blame.tables import show
-    from optimizer.report.page import write_blame_page, write_report
-    from optimizer.report.result import read_result
+    from optimizer.blame.command import blame_merge
 
-    opened = open_merge(merge, recipe, overrides or [])
     try:
-        found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
+        blame_merge(merge, overrides or [], recipe, out, steps=steps, checks=checks, pairs=pairs)
     except KeyboardInterrupt as error:
         raise _Stopped("nothing was measured yet, the same command begins anew") from error
-    folder = out or (merge if merge.is_dir() else opened.config.run_folder)
-    write_blame(folder / FILE, found)
-    write_blame_page(folder / PAGE, found)
-    written = [folder / FILE, folder / PAGE]
-    if opened.winner and folder == merge:
-        write_report(merge / "report.html", read_result(merge / "result.json"), found)
-        written.append(merge / "report.html")
-    show(found)
-    for path in written:
-        console.print(f"  {path}", markup=False)
 
 
 @app.command()
@@ -371,29 +409,6 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     console.print(str(run / "report.html"))
 
 
-def _recipe(source: Path, trial: int | None, study: str | None) -> "Recipe":
-    """The recipe in a file, or of a trial or the winner of a run."""
-    from optimizer.recipes.reading import read_recipe
-
-    if study is not None and trial is None:
-        raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
-    if trial is not None:
-        if not source.is_dir():
-            raise ConfigError(
-                f"--trial must come with a run folder, but {source} is none; name the folder, or leave it out"
-            )
-        from optimizer.report.result import MAIN
-        from optimizer.trials import trial_recipe
-
-        return trial_recipe(source, study or MAIN, trial)
-    if not source.is_dir():
-        return read_recipe(source)
-    from optimizer.export.companions import RECIPE
-    from optimizer.trials import run_winner
-
-    return read_recipe(run_winner(source) / RECIPE)
-
-
 def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
     """Writes a merged model, and says what it is."""
     from datagen.progress import Bar
@@ -424,57 +439,6 @@ def _datagen(config: "Config", workers: "Workers | None" = None) -> None:
 
     open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
     generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
-
-
-def _plan(config: "Config", gpu: str | None, as_json: bool) -> None:
-    import json
-
-    from datagen.pipeline import open_inputs
-    from datagen.planning import plan as data_plan
-    from datagen.planning.hardware import find_machine, machine_at_hand
-    from datagen.planning.telling import machine_line
-    from datagen.progress import console
-    from optimizer.planning import telling
-    from optimizer.planning.plan import plan_search
-    from optimizer.planning.shape import shape_of
-
-    machine = None if gpu is None else find_machine(gpu)
-    inputs = open_inputs(config.bunch, config.data, config.seed)
-    sizes, shape = _sizes(config), shape_of(config.bunch.base)
-    machine = machine or machine_at_hand()
-    planned = plan_search(config, inputs, sizes, shape, machine)
-    data = None
-    if not planned.work.exact and config.engine.kind != "server":
-        data = data_plan.plan(config.bunch, config.data, config.engine, inputs, sizes, machine)
-    if as_json:
-        print(json.dumps(telling.as_json(planned, data), indent=1))
-        return
-    if data is not None:
-        data_plan.show(data)
-    else:
-        console.print(machine_line(machine), markup=False)
-    telling.show(planned, data)
-
-
-def _plan_datagen(config: "Config", gpu: str | None) -> None:
-    from datagen.pipeline import open_inputs
-    from datagen.planning.hardware import find_machine, machine_at_hand
-    from datagen.planning.plan import plan, show
-
-    machine = None if gpu is None else find_machine(gpu)
-    inputs = open_inputs(config.bunch, config.data, config.seed)
-    if config.engine.kind == "server":
-        show(plan(config.bunch, config.data, config.engine, inputs, {}, None))
-        return
-    show(plan(config.bunch, config.data, config.engine, inputs, _sizes(config), machine or machine_at_hand()))
-
-
-def _sizes(config: "Config") -> "dict[str, Size]":
-    """Model -> what it weighs."""
-    from datagen.planning.sizes import size_of
-
-    models = (config.bunch.models() | config.data.models()).values()
-    return {model: size_of(model) for model in dict.fromkeys(models)}
 
 
 def _with_imports(config: "Config", told: list[str]) -> "Config":

@@ -23,6 +23,9 @@ from datagen.zoo.recipes import JUDGES, Recipe, Stage
 from datagen.zoo.tokenizer import CHAT_TEMPLATE, GUARD_TEMPLATE, train_tokenizer
 from datagen.zoo.world import DOMAINS, Split, World
 
+#: File of a model of the zoo that says what it was trained by.
+_MARKER = "zoo.json"
+
 KINDS = ("unsafe", "borderline", *DOMAINS)
 
 
@@ -40,7 +43,7 @@ def build_zoo(out: Path, recipe: Recipe, seed: int) -> Path:
         `out`.
     """
     stamp = fingerprint(recipe, seed)
-    todo = [stage for stage in recipe.stages if not _is_built(out / stage.name, stamp)]
+    todo = [stage for stage in recipe.stages if not is_built(out / stage.name, stamp)]
     if not todo and (out / "world").is_dir():
         return out
     hf_logging.disable_progress_bar()
@@ -71,12 +74,13 @@ def _build(out: Path, recipe: Recipe, seed: int, todo: Sequence[Stage], stamp: s
                 encoded,
                 batch=recipe.batch,
                 seed=seed,
-                on_step=partial(_advance, bar, stage.name),
+                on_step=partial(show_loss, bar, stage.name),
             )
-            _save(out / stage.name, model, tokenizer, stamp)
+            save(out / stage.name, model, tokenizer, stamp)
 
 
-def _advance(bar: Bar, name: str, loss: float) -> None:
+def show_loss(bar: Bar, name: str, loss: float) -> None:
+    """Shows a step of a model's training."""
     bar.advance(f"loss {loss:.3f}", f"zoo: training {name}")
 
 
@@ -87,18 +91,23 @@ def fingerprint(recipe: Recipe, seed: int) -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def _is_built(folder: Path, stamp: str) -> bool:
-    marker = folder / "zoo.json"
-    return marker.is_file() and json.loads(marker.read_text())["fingerprint"] == stamp
+def is_built(folder: Path, stamp: str) -> bool:
+    """Whether a model is there that was trained by this very recipe."""
+    return (folder / _MARKER).is_file() and stamp_of(folder) == stamp
 
 
-def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stamp: str) -> None:
+def stamp_of(folder: Path) -> str:
+    """The fingerprint of what a model was trained by."""
+    return str(json.loads((folder / _MARKER).read_text())["fingerprint"])
+
+
+def save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, stamp: str) -> None:
     """Writes beside and renames, so that a model folder is either whole or not there."""
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
-    (beside / "zoo.json").write_text(json.dumps({"fingerprint": stamp}))
+    (beside / _MARKER).write_text(json.dumps({"fingerprint": stamp}))
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
 

@@ -55,6 +55,22 @@ def open_bunch(config: BunchConfig) -> Bunch:
     return Bunch(sources["base"], tuple(sources[name] for name in config.experts), config.aligned, chat=config.chat)
 
 
+def compare_papers(models: Mapping[str, str], config: BunchConfig) -> None:
+    """Checks sources by config.json and tokenizer alone, before their weights are downloaded.
+
+    Args:
+        models: name -> folder of a source, for some or all of the bunch.
+        config: of the bunch.
+
+    Raises:
+        BunchError: some are of another architecture, vocabulary or chat template; all problems are told at once.
+    """
+    base = "base" if "base" in models else next(iter(models))
+    speakers = [config.tokenizer] if config.tokenizer else list(models)
+    aligned = config.chat if config.chat in models else None
+    _open(models, base, aligned=aligned, speakers=speakers, accept=config.accept, weights=False)
+
+
 def open_sources(models: Mapping[str, str], base: str, *, chat: bool) -> dict[str, Source]:
     """Opens sources that no role is given to.
 
@@ -81,6 +97,7 @@ def _open(
     speakers: Sequence[str],
     chat: bool = True,
     accept: Sequence[str] = (),
+    weights: bool = True,
 ) -> dict[str, Source]:
     """Opens sources and checks them.
 
@@ -89,13 +106,14 @@ def _open(
         speakers: names of the sources whose tokenizers are of use.
         chat: whether these must be there.
         accept: keys of config.json in which sources may differ.
+        weights: whether tensors are looked at too.
     """
     sources = {name: Source(name, model) for name, model in models.items()}
     collected = _Problems()
     # Each check asks only for what it needs, so that one that fails hides no other.
     found = [source for source in sources.values() if collected.reads(source, "folder")]
     configured = [source for source in found if collected.reads(source, "config")]
-    opened = [source for source in found if collected.reads(source, "weights")]
+    opened = [source for source in found if weights and collected.reads(source, "weights")]
     for source in opened:
         if source in configured:
             collected.add(own_problems, source)

@@ -227,15 +227,21 @@ class Plan:
             config = _updated(config, part.split("."), given)
         return replace(self, config=config)
 
-    def remedy(self) -> str:
-        """The least change of the config by which it fits; empty if it does already."""
+    def cure(self) -> list[str] | None:
+        """Overrides that are the least change of the config by which it fits; none if nothing does."""
         if self.fits:
-            return ""
+            return []
         for changes in self._changes():
             if self.changed(changes).fits:
-                return "set " + " ".join(
+                return [
                     f"{part}.{key}={_written(value)}" for part, given in changes.items() for key, value in given.items()
-                )
+                ]
+        return None
+
+    def remedy(self) -> str:
+        """The least change of the config by which it fits; empty if it does already."""
+        if (overrides := self.cure()) is not None:
+            return "set " + " ".join(overrides) if overrides else ""
         least = self.shape.parameters * 2
         return (
             f"take larger devices (--gpu NAME plans for others): a search needs its live model, "

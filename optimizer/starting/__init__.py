@@ -1,0 +1,1 @@
+"""`goodbunch init`: from the names of models to a config that runs."""
