@@ -31,6 +31,7 @@ from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     MAIN,
+    REFINED,
     WINNER,
     CoefficientTable,
     Cost,
@@ -108,7 +109,11 @@ def search(
             row
             for name, study in found.items()
             for row in trial_rows(
-                name, study, terms.get(name, terms[MAIN]), goals if name not in config.search.controls else {}
+                name,
+                study,
+                terms.get(name, terms[MAIN]),
+                goals if name not in config.search.controls else {},
+                found[MAIN].trials if name == REFINED else (),
             )
         ],
         coefficients=table,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from optimizer.objective.scores import Scores
 from optimizer.objective.task_terms import TaskTerm
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.into_space import recipe_points
+from optimizer.report.layers import layer_means
 from optimizer.report.result import MAIN, REFINED, SaidScore, TrialRow
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
@@ -39,6 +40,7 @@ from optimizer.search.records import (
     VALIDATION_LOSS,
     by_source,
     retentions,
+    scores_of,
     validation_scores,
 )
 from optimizer.search.running import OnTrial, Task, open_study
@@ -152,15 +154,18 @@ def winning(found: Mapping[str, Searched]) -> str:
     return REFINED if REFINED in found else MAIN
 
 
-def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str, list[str]]) -> Iterator[TrialRow]:
+def trial_rows(
+    study: str, searched: Searched, terms: Terms, goals: Mapping[str, list[str]], before: Sequence[FrozenTrial] = ()
+) -> Iterator[TrialRow]:
     """A study's trials for the report.
 
     Args:
         goals: objective -> its terms; empty if there is one objective.
+        before: trials of an earlier study, which knows the sources.
     """
     front = {trial.number for trial in searched.front} if goals else set()
     parts = {name: terms.validation.only(some) for name, some in goals.items()}
-    sources = by_source(searched.trials, SEARCH)
+    sources = by_source([*before, *searched.trials], SEARCH)
     for trial in searched.trials:
         scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
         yield TrialRow(
@@ -176,7 +181,9 @@ def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str,
             front=trial.number in front,
             retention=retentions(sources, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
+            losses={term: score.loss for term, score in scores_of(trial, SEARCH).items()},
             said=_said(terms.validation, {**(scores or {}), **searched.answers.get(trial.number, {})}),
+            layers=layer_means(searched.space.groups, searched.domain.point(trial.params).coefficients),
         )
 
 
