@@ -42,21 +42,17 @@ def placed(result: Result) -> list[Placed]:
     for trial in result.trials:
         if trial.study not in (MAIN, REFINED):
             continue
-        sides = [
-            _mean(
-                {t: kept for t, kept in trial.retention.items() if (kinds.get(t, t) in SAFETY_KINDS) is safe}, weights
-            )
-            for safe in (True, False)
-        ]
-        if None not in sides:
+        safe = {term: loss for term, loss in trial.losses.items() if kinds.get(term, term) in SAFETY_KINDS}
+        rest = {term: loss for term, loss in trial.losses.items() if term not in safe}
+        if safe and rest:
             role = roles.get(trial.name, "naive") if trial.name else "searched"
-            found.append(Placed(trial, role, *(side or 0.0 for side in sides)))
+            found.append(Placed(trial, role, _mean(safe, weights), _mean(rest, weights)))
     return found
 
 
-def _mean(losses: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
-    total = sum(weights.get(term, 1.0) for term in losses)
-    return sum(weights.get(term, 1.0) * loss for term, loss in losses.items()) / total if total else None
+def _mean(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    own = {term: weights.get(term, 1.0) for term in losses}
+    return sum(own[term] * loss for term, loss in losses.items()) / sum(own.values())
 
 
 def front_of(points: Sequence[Placed]) -> list[Placed]:
