@@ -88,6 +88,6 @@ def draw_history(history: History) -> go.Figure:
             at = ([history.numbers[place]], [values[place]], [history.labels[place]], [history.keys[place]])
             figure.add_trace(winner_mark(*at, shown=row == 1), row=row, col=1)
     figure.update_xaxes(title=f"trial of study {history.study}", row=2, col=1)
-    figure.update_yaxes(title="loss (nats per token)", type="log", row=1, col=1)
+    figure.update_yaxes(title="loss (nats per token)", type="log", nticks=6, exponentformat="power", row=1, col=1)
     figure.update_yaxes(title="right answers", tickformat=".0%", row=2, col=1)
     return figure

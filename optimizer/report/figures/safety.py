@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from optimizer.report.figures.drawing import COLOURS, share
+from optimizer.report.figures.drawing import COLOURS, GREY, share
 from optimizer.report.result import ALIGNMENT, OVER_REFUSAL, Estimate, ResultRow
 from optimizer.report.tables import per_cent
 
@@ -60,8 +60,7 @@ def draw_topics(found: Topics) -> go.Figure:
             z=cells,
             zmin=0,
             zmax=1,
-            colorscale="Cividis",
-            reversescale=True,
+            colorscale="Blues",
             colorbar={"tickformat": ".0%"},
             texttemplate="%{z:.0%}" if len(found.topics) <= _ROOMY else None,
             hovertemplate="%{y}<br>%{x}<br>%{z:.1%}<extra></extra>",
@@ -95,6 +94,7 @@ def draw_over_refusal(rows: Sequence[ResultRow]) -> go.Figure:
                 "array": [rate.high - rate.value for rate in rates],
                 "arrayminus": [rate.value - rate.low for rate in rates],
                 "thickness": 1,
+                "color": GREY,
             },
             hovertemplate="%{y}<br>%{x:.1%}<extra></extra>",
         )

@@ -104,7 +104,8 @@ def draw_trials(points: Sequence[Placed], result: Result) -> go.Figure:
         (figure.update_xaxes, [p.alignment for p in points], "alignment loss"),
         (figure.update_yaxes, [p.expertise for p in points], "expertise loss"),
     ):
-        axis(title=f"{title}, less is better", type="log" if min(values) > 0 else "linear", autorange="reversed")
+        scale = {"type": "log", "nticks": 6, "exponentformat": "power"} if min(values) > 0 else {}
+        axis(title=f"{title}, less is better", autorange="reversed", **scale)
     return figure
 
 
