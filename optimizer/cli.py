@@ -40,6 +40,18 @@ WorkerGpus = Annotated[
 RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
 
 
+def _hush(quiet: bool) -> None:
+    if quiet:
+        from datagen.progress import console
+
+        console.quiet = True
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=_hush, help="Print nothing but warnings and errors; files are written.")
+]
+
+
 class _Stopped(Exception):  # noqa: N818 - not an error
     """Ctrl-C, with what became of the work."""
 
@@ -49,6 +61,7 @@ def demo(
     out: Annotated[str, typer.Option("--out", help="Run folder.")] = "runs/demo",
     seed: Seed = 0,
     recipe: RecipeName = "natural",
+    quiet: Quiet = False,
 ) -> None:
     """Shows everything on tiny models: zoo, data, search, merged model, report. Takes minutes on a CPU.
 
@@ -76,6 +89,7 @@ def zoo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the models.")],
     seed: Seed = 0,
     recipe: RecipeName = "natural",
+    quiet: Quiet = False,
 ) -> None:
     """Trains the tiny bunch into Hugging Face folders; does nothing if it is there already.
 
@@ -104,6 +118,7 @@ def datagen(
     workers: WorkerCount = 0,
     address: ClusterAddress = "",
     gpus_per_worker: WorkerGpus = None,
+    quiet: Quiet = False,
 ) -> None:
     """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.
 
@@ -138,6 +153,7 @@ def search(
         str, typer.Option(envvar="GOODBUNCH_STORAGE", help="URL of a database for the trials; else in the run folder.")
     ] = "",
     join: Annotated[bool, typer.Option("--join", help="Help a search that another began, on its --storage.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Runs or resumes the search, exports the winner, and compares it on the test split.
 
@@ -199,14 +215,14 @@ def merge(
     """
     from rich.filesize import decimal
 
-    from datagen.progress import console
+    from datagen.progress import console, note
 
     if rank is not None and not adapter:
         raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
     begun = time.monotonic()
     read = _recipe(recipe, trial, study)
-    for note in read.notes:
-        console.print(f"note: {note}", markup=False)
+    for one in read.notes:
+        note(one)
     try:
         made = _adapter(read, out, force, rank) if adapter else _merge(read, out, force, int(shard_size * 2**30))
     except KeyboardInterrupt as error:
@@ -398,11 +414,13 @@ def _adapter(recipe: "Recipe", out: Path, force: bool, rank: int | None) -> str:
 
 
 def _datagen(config: "Config", workers: "Workers | None" = None) -> None:
+    from datagen.logs import logged
     from datagen.pipeline import generate
     from optimizer.bunch import open_bunch
 
-    open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
-    generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
+    with logged(config.run_folder):
+        open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
+        generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
 
 
 def _plan(config: "Config", gpu: str | None, as_json: bool) -> None:

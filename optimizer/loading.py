@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from datagen.errors import ConfigError
-from datagen.progress import console
+from datagen.progress import note
 from optimizer.config import Config
 
 
@@ -56,8 +56,8 @@ def _from_evolve(path: Path, values: Mapping[Any, Any]) -> dict[str, Any]:
         mapped, notes = read_evolve(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    for note in notes:
-        console.print(note, markup=False)
+    for one in notes:
+        note(one)
     return mapped
 
 

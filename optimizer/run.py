@@ -16,6 +16,7 @@ import transformers
 from datagen.cluster import Workers
 from datagen.errors import ConfigError
 from datagen.holding import held
+from datagen.logs import FILE, logged
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch
 from optimizer.config import Config
@@ -76,6 +77,7 @@ def search(
     clock = dict(seconds or {})
     folder = config.run_folder
     with ExitStack() as stack:
+        stack.enter_context(logged(folder))
         driver = _driver(stack, database, joins=False)
         with _timed(clock, "open"):
             bunch, space, terms = open_run(config)
@@ -141,6 +143,7 @@ def join(config: Config, database: str, workers: Workers | None = None) -> None:
     """
     _check_engine(config)
     with ExitStack() as stack:
+        stack.enter_context(logged(config.run_folder))
         driver = _driver(stack, database, joins=True)
         bunch, space, terms = open_run(config)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
@@ -200,7 +203,7 @@ def show(config: Config, result: Result) -> None:
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
     console.print(remarks(result), markup=False)
-    for name in ("merged", "result.json", "report.html", "study.db"):
+    for name in ("merged", "result.json", "report.html", "study.db", FILE):
         console.print(f"  {config.run_folder / name}")
 
 
