@@ -224,7 +224,10 @@ def merge(
     for one in read.notes:
         note(one)
     try:
-        made = _adapter(read, out, force, rank) if adapter else _merge(read, out, force, int(shard_size * 2**30))
+        if adapter:
+            made = _adapter(read, out, force, rank)
+        else:
+            made = _merge(read, out, force, int(shard_size * 2**30), None if trial is not None else recipe)
     except KeyboardInterrupt as error:
         raise _Stopped(f"{out} is as it was before") from error
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
@@ -389,10 +392,21 @@ def _recipe(source: Path, trial: int | None, study: str | None) -> "Recipe":
     return read_recipe(run_winner(source) / RECIPE)
 
 
-def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
-    """Writes a merged model, and says what it is."""
+def _merge(recipe: "Recipe", out: Path, force: bool, shard: int, run: Path | None) -> str:
+    """Writes a merged model, and says what it is.
+
+    Args:
+        run: the folder whose winner it is, if it is one: then its card tells how it scores.
+    """
     from datagen.progress import Bar
     from optimizer.export import write_merge
+    from optimizer.export.measured import measured
+    from optimizer.report.result import read_result
+    from optimizer.trials import run_config
+
+    known = None
+    if run is not None and (run / "result.json").is_file():
+        known = measured(read_result(run / "result.json"), run_config(run))
 
     with Bar("merging", 0) as bar:
 
@@ -400,7 +414,7 @@ def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
             bar.total = total
             bar.advance()
 
-        write_merge(recipe, out, force=force, shard=shard, on_tensor=on_tensor)
+        write_merge(recipe, out, force=force, shard=shard, measured=known, on_tensor=on_tensor)
     return f"{bar.total} tensors"
 
 

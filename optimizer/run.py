@@ -27,6 +27,7 @@ from optimizer.executors.base import Executor
 from optimizer.executors.cluster import RayExecutor
 from optimizer.executors.inline import InlineExecutor
 from optimizer.export import is_exported, write_merge, write_scores
+from optimizer.export.measured import measured
 from optimizer.merging.space import Space
 from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
@@ -42,7 +43,7 @@ from optimizer.report.result import (
     write_result,
 )
 from optimizer.report.runaways import runaways
-from optimizer.report.tables import heading, per_cent, text_table
+from optimizer.report.tables import score_table, text_table
 from optimizer.report.verdict import remarks
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
@@ -129,7 +130,7 @@ def search(
         config=config.model_dump(mode="json"),
     )
     write_result(folder / "result.json", result)
-    write_scores(recipe, merged, score_table(result))
+    write_scores(recipe, merged, measured(result, config))
     write_report(folder / "report.html", result)
     return result
 
@@ -205,15 +206,6 @@ def show(config: Config, result: Result) -> None:
     console.print(remarks(result), markup=False)
     for name in ("merged", "result.json", "report.html", "study.db", FILE):
         console.print(f"  {config.run_folder / name}")
-
-
-def score_table(result: Result) -> list[list[str]]:
-    """The comparison as text, its heading first: per cent with 95 % intervals."""
-    table = [["model", *map(heading, result.rows[0].metrics), "mean"]]
-    table += [
-        [row.model, *map(per_cent, row.metrics.values()), f"{100 * mean_accuracy(row):.1f}"] for row in result.rows
-    ]
-    return table
 
 
 def _contestants(config: Config, bunch: Bunch, found: Mapping[str, Searched], merged: Path) -> list[Contestant]:

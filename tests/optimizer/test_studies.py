@@ -73,7 +73,7 @@ def test_search_refinement_and_controls(tiny_zoo: TinyZoo, tmp_path: Path) -> No
     assert all(cost > 0 for cost in spent.values())
     rows = [row for name, study in found.items() for row in trial_rows(name, study, terms.get(name, terms[MAIN]), {})]
     assert [row.study for row in rows].count(REFINED) == 5
-    assert all(np.shape(row.layers) == (len(EXPERTS), 4) and row.losses for row in rows)
+    assert all(np.shape(row.layers) == (len(EXPERTS), 5) and row.losses for row in rows)
     first = next(trial_rows(REFINED, found[REFINED], terms[MAIN], {}, found[MAIN].trials))
     assert first.retention == next(row for row in rows if row.number == found[MAIN].winner.number).retention
     assert {row.pruned for row in rows} == {True, False}
