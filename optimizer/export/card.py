@@ -108,7 +108,7 @@ def _front(
     """The card's front matter; a licence stands in it if it is that of all sources."""
     models = dict.fromkeys(model for source in sources.values() for model in _models(source))
     bases = [_models(next(iter(sources.values())))[0]] if adapter else list(models)
-    known = list(filter(_is_on_the_hub, bases))
+    known = list(filter(is_on_the_hub, bases))
     every = [licence for found in licences.values() for licence in found]
     return ModelCardData(
         library_name="peft" if adapter else "transformers",
@@ -121,7 +121,7 @@ def _front(
     )
 
 
-def _is_on_the_hub(model: str) -> bool:
+def is_on_the_hub(model: str) -> bool:
     """Whether a name may be one of the hub's, which refuses cards that name anything else as a base."""
     try:
         validate_repo_id(model)

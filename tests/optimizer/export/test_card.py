@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from optimizer.bunch import Source
-from optimizer.export.card import model_card
+from optimizer.export.card import is_on_the_hub, model_card
 from optimizer.export.measured import Measured, measured
 from optimizer.recipes.mergekit import read_mergekit
 from optimizer.recipes.recipe import Recipe
@@ -96,6 +96,14 @@ def test_only_models_of_the_hub_are_its_base_models(tmp_path: Path) -> None:
     card, text = card_of(tmp_path, "license: mit", "license: mit")
     assert card.data.base_model is None, "the hub refuses a card that names a folder"
     assert str(tmp_path / "0") in text
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [("org/llama-3", True), ("llama-3", False), ("/models/llama", False), ("org/a/b", False), ("org/a--b", False)],
+)
+def test_names_of_the_hub(model: str, named: bool) -> None:
+    assert is_on_the_hub(model) is named
 
 
 def test_scores_are_the_runs() -> None:
