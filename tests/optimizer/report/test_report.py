@@ -176,4 +176,4 @@ def test_demo_report_shows_everything(demo: Path, result: Result) -> None:
     for model in ("winner", "expert_only", "uniform", "aligned"):
         assert f"<td>{model}</td>" in page
     assert all(sample.question in page for sample in result.samples if "'" not in sample.question)
-    assert page.count('<div class="figure"') == 6 + len({trial.study for trial in result.trials})
+    assert page.count('<div class="figure"') == 7 + len({trial.study for trial in result.trials})
