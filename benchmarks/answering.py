@@ -103,7 +103,7 @@ def _paired(
     ids: list[list[int]],
     point: Callable[[], Point],
 ) -> list[float]:
-    """Median seconds of a trial's answers, and of bare generation by a model of the same weights, which says as much."""
+    """Median seconds of a trial's answers, and of bare generation by the same weights, which say as much."""
     space, measured = space_of(bench.bunch, bench.config.merge), []
     for _ in range(1 + TIMES):
         at = point()

@@ -54,6 +54,18 @@ AllowPickle = Annotated[
 RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
 
 
+def _hush(quiet: bool) -> None:
+    if quiet:
+        from datagen.progress import console
+
+        console.quiet = True
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=_hush, help="Print nothing but warnings and errors; files are written.")
+]
+
+
 class _Stopped(Exception):  # noqa: N818 - not an error
     """Ctrl-C, with what became of the work."""
 
@@ -63,6 +75,7 @@ def demo(
     out: Annotated[str, typer.Option("--out", help="Run folder.")] = "runs/demo",
     seed: Seed = 0,
     recipe: RecipeName = "natural",
+    quiet: Quiet = False,
 ) -> None:
     """Shows everything on tiny models: zoo, data, search, merged model, report. Takes minutes on a CPU.
 
@@ -93,6 +106,7 @@ def zoo(
     newcomer: Annotated[
         bool, typer.Option("--newcomer", help="Train a fourth expert too, workshop, for `goodbunch init --like`.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Trains the tiny bunch into Hugging Face folders; does nothing if it is there already.
 
@@ -169,6 +183,7 @@ def datagen(
     address: ClusterAddress = "",
     gpus_per_worker: WorkerGpus = None,
     allow_pickle: AllowPickle = False,
+    quiet: Quiet = False,
 ) -> None:
     """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.
 
@@ -206,6 +221,7 @@ def search(
     ] = "",
     join: Annotated[bool, typer.Option("--join", help="Help a search that another began, on its --storage.")] = False,
     allow_pickle: AllowPickle = False,
+    quiet: Quiet = False,
 ) -> None:
     """Runs or resumes the search, exports the winner, and compares it on the test split.
 
@@ -270,7 +286,7 @@ def merge(
     """
     from rich.filesize import decimal
 
-    from datagen.progress import console
+    from datagen.progress import console, note
     from optimizer.trials import find_recipe
 
     if rank is not None and not adapter:
@@ -279,10 +295,13 @@ def merge(
         raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
     begun = time.monotonic()
     read = find_recipe(recipe, trial, study)
-    for note in read.notes:
-        console.print(f"note: {note}", markup=False)
+    for one in read.notes:
+        note(one)
     try:
-        made = _adapter(read, out, force, rank) if adapter else _merge(read, out, force, int(shard_size * 2**30))
+        if adapter:
+            made = _adapter(read, out, force, rank)
+        else:
+            made = _merge(read, out, force, int(shard_size * 2**30), None if trial is not None else recipe)
     except KeyboardInterrupt as error:
         raise _Stopped(f"{out} is as it was before") from error
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
@@ -409,10 +428,21 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     console.print(str(run / "report.html"))
 
 
-def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
-    """Writes a merged model, and says what it is."""
+def _merge(recipe: "Recipe", out: Path, force: bool, shard: int, run: Path | None) -> str:
+    """Writes a merged model, and says what it is.
+
+    Args:
+        run: the folder whose winner it is, if it is one: then its card tells how it scores.
+    """
     from datagen.progress import Bar
     from optimizer.export import write_merge
+    from optimizer.export.measured import measured
+    from optimizer.report.result import read_result
+    from optimizer.trials import run_config
+
+    known = None
+    if run is not None and (run / "result.json").is_file():
+        known = measured(read_result(run / "result.json"), run_config(run))
 
     with Bar("merging", 0) as bar:
 
@@ -420,7 +450,7 @@ def _merge(recipe: "Recipe", out: Path, force: bool, shard: int) -> str:
             bar.total = total
             bar.advance()
 
-        write_merge(recipe, out, force=force, shard=shard, on_tensor=on_tensor)
+        write_merge(recipe, out, force=force, shard=shard, measured=known, on_tensor=on_tensor)
     return f"{bar.total} tensors"
 
 
@@ -434,11 +464,13 @@ def _adapter(recipe: "Recipe", out: Path, force: bool, rank: int | None) -> str:
 
 
 def _datagen(config: "Config", workers: "Workers | None" = None) -> None:
+    from datagen.logs import logged
     from datagen.pipeline import generate
     from optimizer.bunch import open_bunch
 
-    open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
-    generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
+    with logged(config.run_folder):
+        open_bunch(config.bunch)  # what cannot be merged is told before an engine starts
+        generate(config.bunch, config.data, config.engine, config.data_folder, config.seed, workers=workers)
 
 
 def _with_imports(config: "Config", told: list[str]) -> "Config":

@@ -130,12 +130,12 @@ class EvaluationConfig(Settings):
     Attributes:
         test: folder with one JSONL file per kind; by default the data's own test split.
         rows: at most so many of each kind, drawn by the search's seed.
-        samples: how many questions of each kind the report shows with everyone's answers.
+        samples: how many questions the report shows with everyone's answers, of all kinds in turn.
     """
 
     test: str = ""
     rows: int = Field(200, ge=1)
-    samples: int = Field(4, ge=0)
+    samples: int = Field(30, ge=0)
 
 
 class Config(Settings):

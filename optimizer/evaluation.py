@@ -6,6 +6,7 @@ answer, answers are judged by terms, models are held against one another on the 
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +16,7 @@ from typing import TypeVar
 from scipy.stats import binomtest
 
 from datagen.chat import Message
-from datagen.data_config import VerdictConfig
+from datagen.data_config import SAFETY_KINDS, VerdictConfig
 from datagen.engines.base import Engine
 from datagen.engines.local import LoadingEngine
 from datagen.errors import DataError
@@ -99,13 +100,14 @@ def compare(
     answers = answers_of(engine, use, contestants, tests, config.data.max_answer_tokens, on_model)
     terms = [AnswerTerm.default(kind) for kind in tests]
     verdicts = verdicts_on(engine, terms, tests, answers, Rules.of(config.data))
-    outcomes = {
-        name: {term: [one.right for one in some] for term, some in own.items()} for name, own in verdicts.items()
-    }
+    outcomes = {name: rights(own) for name, own in verdicts.items()}
     roles = {contestant.name: contestant.role for contestant in contestants}
     weights = dict.fromkeys((term.name for term in terms), 1.0) | weights_of(config.objective)
-    table = table_of(roles, outcomes, weights, config.search.seed)
-    return table, _side_by_side(tests, answers, config.evaluation.samples)
+    table = [
+        row.model_copy(update={"topics": topics_of(terms, tests, outcomes[row.model])})
+        for row in table_of(roles, outcomes, weights, config.search.seed)
+    ]
+    return table, _side_by_side(tests, answers, outcomes, config.evaluation.samples)
 
 
 def answers_of(
@@ -225,18 +227,42 @@ def table_of(
     return table
 
 
-def _side_by_side(tests: Tests, answers: Mapping[str, Answers], most: int) -> list[Sample]:
-    """The first questions of each kind with everyone's answer."""
+def _side_by_side(
+    tests: Tests, answers: Mapping[str, Answers], outcomes: Mapping[str, Outcomes], most: int
+) -> list[Sample]:
+    """The first questions of the kinds in turn, with everyone's answer, kind by kind.
+
+    Args:
+        outcomes: model -> name of the kind's default term -> of each row.
+        most: how many in all.
+    """
+    turns = sorted((i, kind) for kind, rows in tests.items() for i in range(len(rows)))[:most]
+    terms = {kind: AnswerTerm.default(kind) for kind in tests}
     return [
         Sample(
             kind=kind,
-            question=row.question,
-            reference=row.answer,
+            question=tests[kind][i].question,
+            reference=tests[kind][i].answer,
             answers={name: own[kind][i] for name, own in answers.items()},
+            right={name: own[terms[kind].name][i] is not terms[kind].is_fault for name, own in outcomes.items()},
         )
-        for kind, rows in tests.items()
-        for i, row in enumerate(rows[:most])
+        for kind in tests
+        for i, whose in turns
+        if whose == kind
     ]
+
+
+def topics_of(terms: Iterable[AnswerTerm], tests: Tests, outcomes: Outcomes) -> dict[str, dict[str, Estimate]]:
+    """Of terms on unsafe and borderline rows: term -> topic -> rate."""
+    found = {}
+    for term in terms:
+        if term.kind not in SAFETY_KINDS:
+            continue
+        by_topic: dict[str, list[bool]] = defaultdict(list)
+        for row, right in zip(tests[term.kind], outcomes[term.name], strict=True):
+            by_topic[row.topic].append(right)
+        found[term.name] = {topic: estimate(sum(some), len(some)) for topic, some in sorted(by_topic.items())}
+    return found
 
 
 def weights_of(objective: Mapping[str, TermConfig]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from datagen.errors import ConfigError
-from datagen.progress import console
+from datagen.progress import note
 from datagen.reading import UnfitError, check_yaml, read_text, unfit_text
 from optimizer.config import Config
 from optimizer.interpolation import check_references, filled
@@ -92,8 +92,8 @@ def _from_evolve(path: Path, values: Mapping[Any, Any]) -> dict[str, Any]:
         mapped, notes = read_evolve(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    for note in notes:
-        console.print(note, markup=False)
+    for one in notes:
+        note(one)
     return mapped
 
 

@@ -16,6 +16,7 @@ import transformers
 from datagen.cluster import Workers
 from datagen.errors import ConfigError
 from datagen.holding import held
+from datagen.logs import FILE, logged
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch
 from optimizer.config import Config
@@ -26,11 +27,13 @@ from optimizer.executors.base import Executor
 from optimizer.executors.cluster import RayExecutor
 from optimizer.executors.inline import InlineExecutor
 from optimizer.export import is_exported, write_merge, write_scores
+from optimizer.export.measured import measured
 from optimizer.merging.space import Space
 from optimizer.recipes.searched import recipe_of
 from optimizer.report.page import write_report
 from optimizer.report.result import (
     MAIN,
+    REFINED,
     WINNER,
     CoefficientTable,
     Cost,
@@ -40,7 +43,7 @@ from optimizer.report.result import (
     write_result,
 )
 from optimizer.report.runaways import runaways
-from optimizer.report.tables import heading, per_cent, text_table
+from optimizer.report.tables import score_table, text_table
 from optimizer.report.verdict import remarks
 from optimizer.search.baselines import NAIVE
 from optimizer.search.records import NAME
@@ -75,6 +78,7 @@ def search(
     clock = dict(seconds or {})
     folder = config.run_folder
     with ExitStack() as stack:
+        stack.enter_context(logged(folder))
         driver = _driver(stack, database, joins=False)
         with _timed(clock, "open"):
             bunch, space, terms = open_run(config)
@@ -108,7 +112,11 @@ def search(
             row
             for name, study in found.items()
             for row in trial_rows(
-                name, study, terms.get(name, terms[MAIN]), goals if name not in config.search.controls else {}
+                name,
+                study,
+                terms.get(name, terms[MAIN]),
+                goals if name not in config.search.controls else {},
+                found[MAIN].trials if name == REFINED else (),
             )
         ],
         coefficients=table,
@@ -122,7 +130,7 @@ def search(
         config=config.model_dump(mode="json"),
     )
     write_result(folder / "result.json", result)
-    write_scores(recipe, merged, score_table(result))
+    write_scores(recipe, merged, measured(result, config))
     write_report(folder / "report.html", result)
     return result
 
@@ -136,6 +144,7 @@ def join(config: Config, database: str, workers: Workers | None = None) -> None:
     """
     _check_engine(config)
     with ExitStack() as stack:
+        stack.enter_context(logged(config.run_folder))
         driver = _driver(stack, database, joins=True)
         bunch, space, terms = open_run(config)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
@@ -195,17 +204,8 @@ def show(config: Config, result: Result) -> None:
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
     console.print(remarks(result), markup=False)
-    for name in ("merged", "result.json", "report.html", "study.db"):
+    for name in ("merged", "result.json", "report.html", "study.db", FILE):
         console.print(f"  {config.run_folder / name}")
-
-
-def score_table(result: Result) -> list[list[str]]:
-    """The comparison as text, its heading first: per cent with 95 % intervals."""
-    table = [["model", *map(heading, result.rows[0].metrics), "mean"]]
-    table += [
-        [row.model, *map(per_cent, row.metrics.values()), f"{100 * mean_accuracy(row):.1f}"] for row in result.rows
-    ]
-    return table
 
 
 def _contestants(config: Config, bunch: Bunch, found: Mapping[str, Searched], merged: Path) -> list[Contestant]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from datagen.errors import ConfigError
 from datagen.files import write_text
+from datagen.logs import log
 from datagen.progress import Bar
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import OF_TASKS, Config, TermConfig
@@ -24,13 +26,16 @@ from optimizer.objective.scores import Scores
 from optimizer.objective.task_terms import TaskTerm
 from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.into_space import recipe_points
+from optimizer.report.layers import layer_means
 from optimizer.report.result import MAIN, REFINED, SaidScore, TrialRow
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
+from optimizer.search.measuring import DIVERGED, FAILED
 from optimizer.search.plans import search_plan
 from optimizer.search.problem import Problem
 from optimizer.search.records import (
     GIVEN_UP,
+    LAST_WORDS,
     LOSS,
     NAME,
     SEARCH,
@@ -39,6 +44,7 @@ from optimizer.search.records import (
     VALIDATION_LOSS,
     by_source,
     retentions,
+    scores_of,
     validation_scores,
 )
 from optimizer.search.running import OnTrial, Task, open_study
@@ -134,10 +140,11 @@ def run_all_studies(
         write_text(config.run_folder / "config.json", config.model_dump_json(indent=1) + "\n")
     plans = [search_plan(task.problem, space, recipes, given) for task in tasks.values()]
     with Bar("trials", sum(plan.total for plan in plans)) as bar:
-        found = run_studies({name: replace(task, on_trial=_told(bar, name)) for name, task in tasks.items()})
+        ends: Counter[str] = Counter()
+        found = run_studies({name: replace(task, on_trial=_told(bar, name, ends)) for name, task in tasks.items()})
     if config.search.refine:
         with Bar(f"trials of {REFINED}", 1 + config.search.refine.trials) as bar:
-            refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED)), found[MAIN])
+            refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED, Counter())), found[MAIN])
         found = {MAIN: found[MAIN], REFINED: refined} | found
     return found
 
@@ -152,15 +159,18 @@ def winning(found: Mapping[str, Searched]) -> str:
     return REFINED if REFINED in found else MAIN
 
 
-def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str, list[str]]) -> Iterator[TrialRow]:
+def trial_rows(
+    study: str, searched: Searched, terms: Terms, goals: Mapping[str, list[str]], before: Sequence[FrozenTrial] = ()
+) -> Iterator[TrialRow]:
     """A study's trials for the report.
 
     Args:
         goals: objective -> its terms; empty if there is one objective.
+        before: trials of an earlier study, which knows the sources.
     """
     front = {trial.number for trial in searched.front} if goals else set()
     parts = {name: terms.validation.only(some) for name, some in goals.items()}
-    sources = by_source(searched.trials, SEARCH)
+    sources = by_source([*before, *searched.trials], SEARCH)
     for trial in searched.trials:
         scores = validation_scores(trial) if VALIDATION in trial.user_attrs else None
         yield TrialRow(
@@ -176,7 +186,9 @@ def trial_rows(study: str, searched: Searched, terms: Terms, goals: Mapping[str,
             front=trial.number in front,
             retention=retentions(sources, trial, searched.space.experts),
             seconds=round(trial.user_attrs[SECONDS], 3),
+            losses={term: score.loss for term, score in scores_of(trial, SEARCH).items()},
             said=_said(terms.validation, {**(scores or {}), **searched.answers.get(trial.number, {})}),
+            layers=layer_means(searched.space.groups, searched.domain.point(trial.params).coefficients),
         )
 
 
@@ -200,12 +212,22 @@ def costs(found: Mapping[str, Searched], terms: Mapping[str, Terms]) -> dict[str
     return {name: round(passes(own[name].search, own[name].validation, study), 2) for name, study in found.items()}
 
 
-def _told(bar: Bar, study: str) -> OnTrial:
-    """Tells a bar that studies share of one study's trials."""
+def _told(bar: Bar, study: str, ends: Counter[str]) -> OnTrial:
+    """Tells a bar that studies share of one study's trials.
+
+    Args:
+        ends: how many trials of these studies were pruned, and how many failed.
+    """
 
     def on_trial(_: int, __: int, trial: FrozenTrial, best: FrozenTrial) -> None:
-        told = trial.user_attrs.get(GIVEN_UP) or f"loss {trial.user_attrs[LOSS]:.4f}"
-        bar.advance(f"{study}: {told}, best {best.user_attrs[LOSS]:.4f}")
+        if words := trial.user_attrs.get(LAST_WORDS):
+            log.warning("trial %d of %s died of it: %s", trial.number, study, words)
+        given_up = trial.user_attrs.get(GIVEN_UP)
+        if given_up:
+            ends["failed" if given_up in (DIVERGED, FAILED) else "pruned"] += 1
+        told = given_up or f"loss {trial.user_attrs[LOSS]:.4f}"
+        counts = f"{ends['pruned']} pruned, {ends['failed']} failed"
+        bar.advance(f"{counts}; {study}: {told}, best {best.user_attrs[LOSS]:.4f}")
 
     return on_trial
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from huggingface_hub import ModelCard
+
 from optimizer.report.result import Result, experts_own, mean_accuracy
 
 
@@ -63,3 +65,8 @@ def test_card_of_the_winner_has_its_scores(demo: Path) -> None:
     card = (demo / "merged" / "README.md").read_text()
     assert "## Scores" in card
     assert "| winner |" in card
+    assert {one.dataset_split for one in ModelCard(card).data.eval_results} == {"test"}
+
+
+def test_log_tells_what_was_finished(demo: Path) -> None:
+    assert "comparing on the test split" in (demo / "goodbunch.log").read_text()

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from optimizer.blame.result import SIDES, Attribution, Blame
-from optimizer.report.figures import ticks
+from optimizer.report.layers import ticks
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,10 @@ def draw_panels(shown: Sequence[Panel], experts: Sequence[str], groups: Sequence
     labels = ticks(groups)
     figure.update_xaxes(tickvals=list(labels), ticktext=list(labels.values()), tickangle=60, showgrid=False)
     return figure
+
+
+def panels_table(shown: Sequence[Panel], experts: Sequence[str], groups: Sequence[str]) -> list[list[str]]:
+    """Every cell in nats, the heading first: a column for each panel and expert."""
+    heads = [f"{one.title.partition(':')[0]}, {expert}" for one in shown for expert in experts]
+    rows = [row for one in shown for row in one.values]
+    return [["group", *heads], *([group, *(f"{row[i]:+.3g}" for row in rows)] for i, group in enumerate(groups))]

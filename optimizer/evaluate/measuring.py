@@ -1,6 +1,5 @@
 """Models answer, their answers are judged, rates are held against other models' and against gates."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -8,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from datagen.data_config import SAFETY_KINDS
 from datagen.engines.base import Engine, open_engine
 from datagen.engines.local import LocalEngine
 from datagen.progress import Bar
@@ -16,11 +14,10 @@ from optimizer.evaluate.gates import Gate
 from optimizer.evaluate.plan import Plan
 from optimizer.evaluate.result import EvaluatedRow, Evaluation, GateResult, Lead, Value
 from optimizer.evaluate.subjects import Subject
-from optimizer.evaluation import answers_of, estimate, rights, verdicts_on
-from optimizer.objective.answer_terms import AnswerTerm
+from optimizer.evaluation import answers_of, estimate, rights, topics_of, verdicts_on
 from optimizer.objective.task_terms import ask_tasks
 from optimizer.paired import AT_ONCE, RESAMPLES, Outcomes, paired_differences, score, significance
-from optimizer.report.result import SCORE, Difference, Estimate
+from optimizer.report.result import SCORE, Difference
 from optimizer.run import versions
 
 if TYPE_CHECKING:
@@ -129,7 +126,7 @@ def _row(
         reference=subject.reference,
         metrics=metrics,
         score=score({term: one.value for term, one in metrics.items()}, plan.weights, plan.faults) if metrics else None,
-        topics={term.name: _by_topic(plan, term, own) for term in plan.terms if term.kind in SAFETY_KINDS},
+        topics=topics_of(plan.terms, plan.tests, own),
         against={
             term: Lead(**difference.model_dump(), p=None if term == SCORE else significance(model[term], own[term]))
             for term, difference in differences.items()
@@ -150,10 +147,3 @@ def _value(found: "Found", seed: int) -> Value:
         (np.array(found.each),), np.mean, n_resamples=RESAMPLES, batch=AT_ONCE, method="percentile", rng=seed
     ).confidence_interval
     return Value(value=found.value, low=float(ends.low), high=float(ends.high), rows=found.rows)
-
-
-def _by_topic(plan: Plan, term: AnswerTerm, outcomes: Outcomes) -> dict[str, Estimate]:
-    by_topic: dict[str, list[bool]] = defaultdict(list)
-    for row, right in zip(plan.tests[term.kind], outcomes[term.name], strict=True):
-        by_topic[row.topic].append(right)
-    return {topic: estimate(sum(some), len(some)) for topic, some in sorted(by_topic.items())}

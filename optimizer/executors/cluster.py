@@ -15,7 +15,7 @@ from datagen.cluster import Cluster, Workers, listed
 from datagen.engines.child import Answer
 from datagen.engines.process import TRIES
 from datagen.errors import EngineDiedError, EngineError
-from datagen.progress import console
+from datagen.progress import note
 from optimizer.config import Config
 from optimizer.executors.actor import Worker
 from optimizer.executors.base import Executor, Work
@@ -127,7 +127,7 @@ class RayExecutor(Executor):
             return
         self._heard = time.monotonic()
         room, needs = self._ray.available_resources(), self._cluster.needs
-        console.print(
-            f"No worker yet: each needs {listed(needs)}, and the cluster has "
+        note(
+            f"no worker yet: each needs {listed(needs)}, and the cluster has "
             f"{listed({what: room.get(what, 0) for what in needs})} free; waiting for nodes."
         )

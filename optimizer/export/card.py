@@ -1,25 +1,39 @@
-"""The model card of a merge: what went in, under which licences, and how it scored."""
+"""The model card of a merge: what went in, under which licences, how it scored, and what is not known of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from datagen.checkpoints import split_reference
-from datagen.licences import front_of
+from datagen.licences import NOT_STATED, front_of
 from optimizer.bunch import Source
+from optimizer.export.measured import Measured
 from optimizer.recipes.recipe import Recipe
 
 #: What a card's front matter says of its licence.
 _LICENCE_KEYS = ("license", "license_name", "license_link")
+
+#: What licences that forbid commercial use have in their names: cc-by-nc-4.0, a research licence.
+_NON_COMMERCIAL = re.compile(r"\bnc\b|non[-_ ]?commercial|\bresearch\b", re.IGNORECASE)
+
+#: What is true of every merge.
+_LIMITS = (
+    "A merge may do what none of its parents does: what they refuse does not tell what it refuses. Test it on requests "
+    "of your own before others use it.",
+    "Attacks on its refusals (jailbreaks, further fine-tuning) were not tried beyond what the test rows hold.",
+)
 
 
 def model_card(
     recipe: Recipe,
     sources: Mapping[str, Source],
     written: Mapping[str, str],
-    scores: Sequence[Sequence[str]] = (),
+    measured: Measured | None = None,
     *,
     adapter: bool = False,
 ) -> str:
@@ -29,27 +43,53 @@ def model_card(
         recipe: of the merge.
         sources: by name.
         written: file name -> text of the recipes beside it; they are shown.
-        scores: rows of a table, its heading first; none if the merge was not evaluated.
+        measured: how it scores; none if the merge was not evaluated.
         adapter: whether the merge is an adapter over the base.
     """
     licences = {name: [licence_of(folder) for folder in source.folders] for name, source in sources.items()}
+    names = {name: _licence_names(licences[name]) for name in sources}
     rows = [
         ["source", "model", "licence"],
-        *([name, f"`{source.reference}`", _licence_names(licences[name])] for name, source in sources.items()),
+        *([name, f"`{source.reference}`", names[name]] for name, source in sources.items()),
     ]
     method = recipe.method
     parts = [
-        f"---\n{yaml.safe_dump(_front(sources, licences, adapter), sort_keys=False)}---",
+        f"---\n{_front(sources, licences, measured, adapter).to_yaml().strip()}\n---",
         "# A Goodbunch merge",
+        *_shouted(names),
         f"Merged by [{method.name}]({method.paper}): {method.summary}.",
         "## Sources",
         _table(rows),
         "The merge is under the terms of all of these licences together.",
-        *(["## Scores", _table(scores)] if scores else []),
+        *_scores(measured),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in (*(measured.limits if measured else ()), *_LIMITS)),
         "## Recipe",
         *(f"`{name}`:\n\n```yaml\n{text.strip()}\n```" for name, text in written.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _shouted(names: Mapping[str, str]) -> list[str]:
+    """What nobody must overlook about the licences."""
+    told = []
+    if closed := [f"{source} ({licence})" for source, licence in names.items() if _NON_COMMERCIAL.search(licence)]:
+        told.append(
+            f"> **NOT FOR COMMERCIAL USE.** The licence of {', '.join(closed)} forbids it, and so for the merge."
+        )
+    if silent := [source for source, licence in names.items() if NOT_STATED in licence]:
+        told.append(f"> **Licence not stated** by {', '.join(silent)}: ask the authors before you pass the merge on.")
+    return told
+
+
+def _scores(measured: Measured | None) -> list[str]:
+    if measured is None:
+        return [
+            "## Scores",
+            "This merge was not evaluated: neither its skills nor its refusals are known. "
+            "`goodbunch evaluate` measures both.",
+        ]
+    return ["## Scores", _table(measured.table), measured.judged, "## Over-refusal", measured.over_refusal]
 
 
 def licence_of(folder: Path) -> dict[str, Any]:
@@ -60,19 +100,34 @@ def licence_of(folder: Path) -> dict[str, Any]:
 
 
 def _front(
-    sources: Mapping[str, Source], licences: Mapping[str, Sequence[Mapping[str, Any]]], adapter: bool
-) -> dict[str, Any]:
+    sources: Mapping[str, Source],
+    licences: Mapping[str, Sequence[Mapping[str, Any]]],
+    measured: Measured | None,
+    adapter: bool,
+) -> ModelCardData:
     """The card's front matter; a licence stands in it if it is that of all sources."""
     models = dict.fromkeys(model for source in sources.values() for model in _models(source))
     bases = [_models(next(iter(sources.values())))[0]] if adapter else list(models)
-    front: dict[str, Any] = {
-        "library_name": "peft" if adapter else "transformers",
-        "base_model": bases,
-        "base_model_relation": "adapter" if adapter else "merge",
-        "tags": ["mergekit", "merge", "goodbunch", *(["lora"] if adapter else [])],
-    }
+    known = list(filter(is_on_the_hub, bases))
     every = [licence for found in licences.values() for licence in found]
-    return front | dict(every[0] if all(licence == every[0] for licence in every) else {})
+    return ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        base_model=known or None,
+        base_model_relation=("adapter" if adapter else "merge") if known else None,
+        tags=["mergekit", "merge", "goodbunch", *(["lora"] if adapter else [])],
+        model_name="goodbunch merge" if measured else None,
+        eval_results=list(measured.results) if measured else None,
+        **(every[0] if all(licence == every[0] for licence in every) else {}),
+    )
+
+
+def is_on_the_hub(model: str) -> bool:
+    """Whether a name may be one of the hub's, which refuses cards that name anything else as a base."""
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return model.count("/") == 1 and not Path(model).expanduser().is_dir()
 
 
 def _models(source: Source) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from datagen.files import write_text
 from datagen.reading import read_json
 from optimizer.bunch import Source
 from optimizer.export.card import model_card
+from optimizer.export.measured import Measured
 from optimizer.recipes.mergekit import MergekitRecipe
 from optimizer.recipes.mergekit_out import mergekit_config
 from optimizer.recipes.ours import GroupedRecipe
@@ -44,7 +45,7 @@ def write_companions(
     folder: Path,
     *,
     out_dtype: str,
-    scores: Sequence[Sequence[str]] = (),
+    measured: Measured | None = None,
     adapter: bool = False,
 ) -> None:
     """Writes all that is neither weights nor their config.
@@ -54,7 +55,7 @@ def write_companions(
         sources: by name.
         folder: that gets the files.
         out_dtype: what the weights are written in, as torch names it.
-        scores: rows of a table for the model card, its heading first.
+        measured: how the merge scores, for the model card.
         adapter: whether the weights are an adapter over the base.
     """
     speaker = sources[recipe.tokenizer]
@@ -64,23 +65,23 @@ def write_companions(
     texts = _recipes(recipe, sources, out_dtype)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    card = model_card(recipe, sources, texts, scores, adapter=adapter)
+    card = model_card(recipe, sources, texts, measured, adapter=adapter)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_scores(recipe: Recipe, folder: Path, scores: Sequence[Sequence[str]]) -> None:
+def write_scores(recipe: Recipe, folder: Path, measured: Measured) -> None:
     """Writes the model card of a merged folder anew, once it is known how the merge scores.
 
     Args:
         recipe: of the merge.
         folder: of the merged model.
-        scores: rows of a table, its heading first.
+        measured: how it does.
     """
     sources = {name: Source(name, reference) for name, reference in recipe.models.items()}
     texts = {
         name: (folder / name).read_text(encoding="utf-8") for name in (RECIPE, MERGEKIT) if (folder / name).is_file()
     }
-    write_text(folder / "README.md", model_card(recipe, sources, texts, scores))
+    write_text(folder / "README.md", model_card(recipe, sources, texts, measured))
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:

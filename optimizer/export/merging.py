@@ -1,6 +1,6 @@
 """Makes a recipe's merge and writes it, one tensor at a time, as a folder that is whole or not there."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from datagen.errors import BunchError
 from optimizer.bunch import Source, open_sources
 from optimizer.export.companions import RECIPE, write_companions, write_json
 from optimizer.export.folder import check_place, whole_folder
+from optimizer.export.measured import Measured
 from optimizer.export.shards import ShardWriter
 from optimizer.merging.bank import Bank, floating_dtype
 from optimizer.recipes.ours import GroupedRecipe
@@ -35,7 +36,7 @@ def write_merge(
     force: bool = False,
     shard: int = SHARD,
     device: torch.device | None = None,
-    scores: Sequence[Sequence[str]] = (),
+    measured: Measured | None = None,
     on_tensor: OnTensor | None = None,
 ) -> Path:
     """Makes a merge and writes it as a Hugging Face folder.
@@ -48,7 +49,7 @@ def write_merge(
         force: whether a model that is there is replaced.
         shard: bytes per file.
         device: where merging happens; by default the CPU, since reading and writing take longer than merging once.
-        scores: rows of a table for the model card, its heading first.
+        measured: how the merge scores, for the model card.
         on_tensor: told every tensor that was merged.
 
     Returns:
@@ -66,7 +67,7 @@ def write_merge(
     with whole_folder(out) as beside:
         _write_tensors(merge, beside, shard, on_tensor)
         _write_config(merge, beside)
-        write_companions(recipe, sources, beside, out_dtype=merge.written, scores=scores)
+        write_companions(recipe, sources, beside, out_dtype=merge.written, measured=measured)
     return out
 
 

@@ -11,9 +11,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 
+from datagen import progress
 from datagen.engines.local import LocalEngine
 from datagen.errors import DataError
-from datagen.progress import console
 from optimizer.harness.loading import Ready, quiet
 from optimizer.harness.model import EngineModel
 
@@ -63,7 +63,7 @@ def measure(some: Sequence[Ready], engine: LocalEngine) -> list[Found]:
 @cache
 def _tell(note: str) -> None:
     """Says something once, however many models it is true of."""
-    console.print(f"note: {note}", markup=False)
+    progress.note(note)
 
 
 def _build(one: Ready, model: EngineModel) -> None:

@@ -69,6 +69,7 @@ class ResultRow(Frozen):
         against: the winner minus this model, by metric and of the `score`; empty for the winner itself.
         indistinguishable: whether the interval of the score's difference holds 0, so that this test can't tell the
             winner from this model.
+        topics: of alignment and over-refusal: metric -> topic -> rate.
     """
 
     model: str
@@ -77,6 +78,7 @@ class ResultRow(Frozen):
     score: Unit
     against: dict[str, Difference]
     indistinguishable: bool
+    topics: dict[str, dict[str, Estimate]] = {}
 
 
 class Sample(Frozen):
@@ -87,12 +89,15 @@ class Sample(Frozen):
         question: as asked.
         reference: the right answer.
         answers: by model.
+        right: whether a model's answer is as it should be: a refusal of an unsafe question, none of a borderline one,
+            else the reference.
     """
 
     kind: str
     question: str
     reference: str
     answers: dict[str, str]
+    right: dict[str, bool] = {}
 
 
 class SaidScore(Frozen):
@@ -122,10 +127,13 @@ class TrialRow(Frozen):
         validation_exact: weighted share of validation answers that greedy decoding would give; none if pruned.
         validation_exact_error: its standard error.
         retention: per term, 0 the base's search loss and 1 the best source's.
+        losses: per term, on the search split; of a pruned trial, on the examples it saw.
         seconds: that it took.
         objectives: named losses on the validation split that are minimised side by side; empty if there is but one.
         front: whether no other trial is at least as good in all of these and better in one.
         said: what it came to in terms on what merges say; empty if it was not let speak.
+        layers: mean coefficient of each expert's groups in each layer, [experts, layers], rows and layers as those of
+            the winner's table.
     """
 
     study: str
@@ -138,9 +146,16 @@ class TrialRow(Frozen):
     validation_exact_error: float | None
     retention: dict[str, float]
     seconds: float
+    losses: dict[str, float] = {}
     objectives: dict[str, float] = {}
     front: bool = False
     said: dict[str, SaidScore] = {}
+    layers: list[list[float]] = []
+
+    @property
+    def key(self) -> str:
+        """What the page finds it by."""
+        return f"{self.study}-{self.number}"
 
 
 class CoefficientTable(Frozen):
@@ -216,6 +231,10 @@ class Result(Frozen):
     def row(self, model: str) -> ResultRow:
         """The comparison's row of one model."""
         return next(row for row in self.rows if row.model == model)
+
+    def trial_named(self, name: str) -> TrialRow | None:
+        """The search's trial of a baseline or a source; none if there is none."""
+        return next((trial for trial in self.trials if trial.study == MAIN and trial.name == name), None)
 
     def won(self, trial: TrialRow) -> bool:
         """Whether a trial is the winner."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from rich import box
 from rich.table import Table
 
-from optimizer.report.result import Difference, Estimate
+from optimizer.report.result import Difference, Estimate, Result, mean_accuracy
 
 
 def text_table(title: str, rows: Sequence[Sequence[str]], bold: Collection[int] = ()) -> Table:
@@ -38,3 +38,12 @@ def points(difference: Difference) -> str:
     """A difference in percentage points with its interval."""
     value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def score_table(result: Result) -> list[list[str]]:
+    """The comparison as text, its heading first: per cent with 95 % intervals."""
+    table = [["model", *map(heading, result.rows[0].metrics), "mean"]]
+    table += [
+        [row.model, *map(per_cent, row.metrics.values()), f"{100 * mean_accuracy(row):.1f}"] for row in result.rows
+    ]
+    return table

@@ -15,6 +15,7 @@ from optimizer.evaluation import (
     read_test,
     rights,
     table_of,
+    topics_of,
     verdicts_on,
     weights_of,
 )
@@ -166,15 +167,34 @@ def test_table_by_hand() -> None:
     assert table["base"].against["score"].low == 0.75
 
 
-def test_samples_are_the_first_of_each_kind() -> None:
-    tests = {kind: [Row.of(f"{kind}{i}", "x", kind=kind) for i in range(3)] for kind in ("unsafe", "numbers")}
-    samples = _side_by_side(tests, {"m": {"unsafe": list("abc"), "numbers": list("def")}}, 2)
-    assert [(s.question, s.answers["m"]) for s in samples] == [
-        ("unsafe0", "a"),
-        ("unsafe1", "b"),
-        ("numbers0", "d"),
-        ("numbers1", "e"),
+def test_samples_are_of_all_kinds_in_turn() -> None:
+    counts = {"unsafe": 1, "borderline": 3, "numbers": 3}
+    tests = {kind: [Row.of(f"{kind}{i}", "x", kind=kind) for i in range(many)] for kind, many in counts.items()}
+    answers = {"m": {"unsafe": ["a"], "borderline": list("bcd"), "numbers": list("efg")}}
+    outcomes = {
+        "m": {"alignment": [True], "over_refusal": [True, False, False], "accuracy/numbers": [False, True, True]}
+    }
+    samples = _side_by_side(tests, answers, outcomes, 5)
+    assert [(s.question, s.answers["m"], s.right["m"]) for s in samples] == [
+        ("unsafe0", "a", True),
+        ("borderline0", "b", False),  # a refusal of a borderline question
+        ("borderline1", "c", True),
+        ("numbers0", "e", False),
+        ("numbers1", "f", True),
     ]
+
+
+def test_rates_by_topic_by_hand() -> None:
+    topics = ["fraud", "theft", "fraud", "fraud"]
+    tests = {
+        "unsafe": [Row.of(f"q{i}", "x", kind="unsafe", topic=topic) for i, topic in enumerate(topics)],
+        "numbers": [Row.of("q", "x", kind="numbers")],
+    }
+    terms = [AnswerTerm.default(kind) for kind in tests]
+    found = topics_of(terms, tests, {"alignment": [True, False, True, False], "accuracy/numbers": [True]})
+    rates = {topic: (one.value, one.rows) for topic, one in found["alignment"].items()}
+    assert rates == {"fraud": (pytest.approx(2 / 3), 3), "theft": (0.0, 1)}
+    assert list(found) == ["alignment"], "of domains nobody asks"
 
 
 def test_test_rows_are_drawn_by_seed(tmp_path) -> None:

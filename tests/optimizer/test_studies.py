@@ -1,14 +1,17 @@
 """All studies of a run: search, refinement and controls; any trial's merge is what `goodbunch merge` makes of it."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
 from datagen.errors import ConfigError
+from datagen.progress import Bar
 from optimizer.config import Config
 from optimizer.engines.banks import space_of
 from optimizer.executors.inline import InlineExecutor
@@ -17,9 +20,9 @@ from optimizer.recipes.reading import read_recipe
 from optimizer.recipes.searched import recipe_of
 from optimizer.report.result import MAIN, REFINED
 from optimizer.search.domain import Point
-from optimizer.search.records import GIVEN_UP, NAME
+from optimizer.search.records import GIVEN_UP, LAST_WORDS, LOSS, NAME
 from optimizer.search.study import Searched, run_study
-from optimizer.studies import Terms, costs, evaluators_of, load_terms, run_all_studies, trial_rows, winning
+from optimizer.studies import Terms, _told, costs, evaluators_of, load_terms, run_all_studies, trial_rows, winning
 from optimizer.trials import trial_recipe
 from tests.optimizer.export.families import tensors_in
 from tests.optimizer.tiny_zoo import EXPERTS, TinyZoo
@@ -58,6 +61,11 @@ def test_search_refinement_and_controls(tiny_zoo: TinyZoo, tmp_path: Path) -> No
     found, terms = run(tiny_zoo, config)
     assert list(found) == [MAIN, REFINED, "able"]
     assert winning(found) == REFINED
+    # As optuna-dashboard opens it.
+    shown = optuna.load_study(study_name=MAIN, storage=f"sqlite:///{tmp_path / 'study.db'}").trials
+    assert [(one.state, one.params, one.values) for one in shown] == [
+        (one.state, one.params, one.values) for one in found[MAIN].trials
+    ]
     assert found[REFINED].trials[0].params == found[MAIN].winner.params
     assert len(found[REFINED].trials) == 5
     spent = costs(found, terms)
@@ -65,6 +73,9 @@ def test_search_refinement_and_controls(tiny_zoo: TinyZoo, tmp_path: Path) -> No
     assert all(cost > 0 for cost in spent.values())
     rows = [row for name, study in found.items() for row in trial_rows(name, study, terms.get(name, terms[MAIN]), {})]
     assert [row.study for row in rows].count(REFINED) == 5
+    assert all(np.shape(row.layers) == (len(EXPERTS), 5) and row.losses for row in rows)
+    first = next(trial_rows(REFINED, found[REFINED], terms[MAIN], {}, found[MAIN].trials))
+    assert first.retention == next(row for row in rows if row.number == found[MAIN].winner.number).retention
     assert {row.pruned for row in rows} == {True, False}
     assert all((row.validation_loss is None) == row.pruned for row in rows)
     assert {GIVEN_UP} & found["able"].winner.user_attrs.keys() == set()
@@ -195,3 +206,20 @@ def test_recipes_of_the_users_are_tried_first(tiny_zoo: TinyZoo, tmp_path: Path)
     (tmp_path / "mine.yaml").write_text(recipe.to_yaml())
     with pytest.raises(ConfigError, match="can only be resumed"):
         run(tiny_zoo, config)
+
+
+def test_progress_tells_the_best_and_what_was_given_up(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def ended(loss: float, **told: str) -> optuna.trial.FrozenTrial:
+        return optuna.trial.create_trial(value=loss, user_attrs={LOSS: loss, **told})
+
+    with Bar("trials", 4) as bar:
+        ends: Counter[str] = Counter()
+        search, control = _told(bar, "search", ends), _told(bar, "able", ends)
+        search(1, 2, best := ended(0.5), best)
+        control(1, 2, ended(0.9, **{GIVEN_UP: "worse"}), best)
+        search(2, 2, ended(9.0, **{GIVEN_UP: "failed", LAST_WORDS: "no memory"}), best)
+        search(3, 2, ended(0.25), ended(0.25))
+    assert capsys.readouterr().out.endswith(", 1 pruned, 1 failed; search: loss 0.2500, best 0.2500\n")
+    assert "died of it: no memory" in caplog.text

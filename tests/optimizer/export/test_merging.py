@@ -242,8 +242,6 @@ def test_model_card(merge: Merge, values: dict[str, Any], llama: Family, tmp_pat
     front = metadata_load(out / "README.md")
     assert front == {
         "library_name": "transformers",
-        "base_model": [llama["base"], llama["a"], llama["b"]],
-        "base_model_relation": "merge",
         "tags": ["mergekit", "merge", "goodbunch"],
         "license": "apache-2.0",
     }
@@ -273,17 +271,6 @@ def test_licences_that_differ_are_told_apart(
     for name, told in {"base": "apache-2.0", "x": "llama3.2", "y": "mit, bsd", "z": "not stated"}.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
         assert row.endswith(f"| {told} |")
-
-
-def test_scores_stand_in_the_card(values: dict[str, Any], tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yml"
-    recipe.write_text(yaml.safe_dump(values))
-    scores = [["model", "safety"], ["merged", "0.91"], ["base", "0.20"]]
-    out = write_merge(read_recipe(recipe), tmp_path / "out", scores=scores)
-    assert (
-        "## Scores\n\n| model | safety |\n| --- | --- |\n| merged | 0.91 |\n| base | 0.20 |\n"
-        in (out / "README.md").read_text()
-    )
 
 
 @pytest.mark.parametrize("old", ["dtype", "torch_dtype"])
