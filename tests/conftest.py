@@ -8,10 +8,12 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from optimizer.bunch import Bunch, open_bunch
 from optimizer.config import Config
@@ -33,7 +35,7 @@ _RUNNING = pytest.StashKey[subprocess.Popen[bytes]]()
 #: What the demo's exit code is written to, for all processes of a session.
 _CODE = CACHE / "demo.code"
 
-#: Tests that end processes of Ray by their titles, and those whose processes could be meant.
+#: Files with tests that end processes of Ray by their titles, and those whose processes could be meant.
 _RAY = ("optimizer/executors", "datagen/engines/test_cluster", "datagen/test_pipeline")
 
 
@@ -43,12 +45,8 @@ def _needs_demo(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the demo come last, and with `-n` those of a file, which share engines, run in one process."""
+    """Tests of the demo come last."""
     items.sort(key=_needs_demo)
-    for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
-        group = "ray" if file.startswith(_RAY) else "demo" if _needs_demo(item) else file
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -78,6 +76,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends a demo that nobody waits for any more."""
     if (running := config.stash.get(_RUNNING, None)) and running.poll() is None:
         os.killpg(running.pid, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clusters_in_turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keeps files with clusters of Ray apart, whatever process runs them."""
+    if not request.path.relative_to(TESTS).as_posix().startswith(_RAY):
+        yield
+        return
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(CACHE / "ray.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")
