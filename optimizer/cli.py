@@ -1,5 +1,6 @@
 """The `goodbunch` command. What a command needs is imported when it runs, so that a mistake is told in a second."""
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -514,6 +515,8 @@ def _with_out(overrides: list[str] | None, out: str | None) -> list[str]:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, an interruption says how to go on."""
+    # What ends jobs, such as a cluster's scheduler, sends SIGTERM: they clean up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except GoodbunchError as error:
