@@ -296,6 +296,7 @@ def blame(
 
     Example: goodbunch blame configs/demo.yaml --recipe mine.yaml --steps 8 --out blamed
     """
+    from datagen.holding import held
     from datagen.progress import console
     from optimizer.blame import measuring
     from optimizer.blame.merges import open_merge
@@ -305,17 +306,18 @@ def blame(
     from optimizer.report.result import read_result
 
     opened = open_merge(merge, recipe, overrides or [])
-    try:
-        found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
-    except KeyboardInterrupt as error:
-        raise _Stopped("nothing was measured yet, the same command begins anew") from error
     folder = out or (merge if merge.is_dir() else opened.config.run_folder)
-    write_blame(folder / FILE, found)
-    write_blame_page(folder / PAGE, found)
     written = [folder / FILE, folder / PAGE]
-    if opened.winner and folder == merge:
-        write_report(merge / "report.html", read_result(merge / "result.json"), found)
-        written.append(merge / "report.html")
+    with held(folder, "a blame"):
+        try:
+            found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
+        except KeyboardInterrupt as error:
+            raise _Stopped("nothing was measured yet, the same command begins anew") from error
+        write_blame(folder / FILE, found)
+        write_blame_page(folder / PAGE, found)
+        if opened.winner and folder == merge:
+            write_report(merge / "report.html", read_result(merge / "result.json"), found)
+            written.append(merge / "report.html")
     show(found)
     for path in written:
         console.print(f"  {path}", markup=False)
@@ -342,12 +344,15 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     Example: goodbunch report runs/demo
     """
+    from datagen.holding import held
     from datagen.progress import console
     from optimizer.blame.result import FILE, read_blame
     from optimizer.report.page import write_report
     from optimizer.report.result import read_result
 
-    write_report(run / "report.html", read_result(run / "result.json"), read_blame(run / FILE))
+    result, blamed = read_result(run / "result.json"), read_blame(run / FILE)
+    with held(run, "a report"):
+        write_report(run / "report.html", result, blamed)
     console.print(str(run / "report.html"))
 
 

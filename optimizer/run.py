@@ -15,7 +15,7 @@ import transformers
 
 from datagen.cluster import Workers
 from datagen.errors import ConfigError
-from datagen.holding import held
+from datagen.holding import check_free, held
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch
 from optimizer.config import Config
@@ -76,6 +76,7 @@ def search(
     folder = config.run_folder
     with ExitStack() as stack:
         driver = _driver(stack, database, joins=False)
+        check_free(config.data_folder)
         with _timed(clock, "open"):
             bunch, space, terms = open_run(config)
             tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
@@ -137,6 +138,7 @@ def join(config: Config, database: str, workers: Workers | None = None) -> None:
     _check_engine(config)
     with ExitStack() as stack:
         driver = _driver(stack, database, joins=True)
+        check_free(config.data_folder)
         bunch, space, terms = open_run(config)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
         _searched(config, bunch, space, terms, speaker, workers, driver)
