@@ -64,7 +64,6 @@ class Killer:
             command.ended().done()
             self._check_end()
             return False
-        print(f"strike {time.monotonic() - command.begun:.2f}")
         _check_told(command.struck(how), how)
         print(
             self.scenario.name, self._run, how.name, f"{time.monotonic() - command.begun:.2f}", self._spans, flush=True
