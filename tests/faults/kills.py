@@ -60,14 +60,17 @@ class Killer:
         span = self._spans[self._rng.random() < 0.1]
         how = self._rng.choices([*SIGNALS], [*SIGNALS.values()])[0]
         command = Command(*self.scenario.arguments(self._run))
-        if not command.runs(self._rng.uniform(0, 1.1 * span)):
+        if not command.runs(self._rng.uniform(0, span)):
             command.ended().done()
+            if not self._here:  # the machine was busier when it was measured
+                self._spans = [min(span, time.monotonic() - command.begun) for span in self._spans]
             self._check_end()
             return False
-        _check_told(command.struck(how), how)
-        print(
-            self.scenario.name, self._run, how.name, f"{time.monotonic() - command.begun:.2f}", self._spans, flush=True
-        )
+        ended = command.struck(how)
+        if ended.code == 0:  # it had just ended
+            self._check_end()
+            return False
+        _check_told(ended, how)
         self.kills[how] += 1
         self._here += 1
         self._check()
@@ -151,8 +154,6 @@ def kill_all(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(S
 
 def _check_told(ended: Ended, how: signal.Signals) -> None:
     """A command that is killed says nothing; one that is interrupted says how to go on."""
-    if ended.code == 0:  # it had just ended
-        return
     if how == signal.SIGKILL:
         assert ended.code == -how, ended
         return

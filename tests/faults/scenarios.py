@@ -209,7 +209,10 @@ def digests_of(folder: Path, wanted: Any = lambda path: True) -> dict[str, str]:
 
 def trials(database: Path) -> dict[str, Any]:
     """Study and number -> all that a finished trial tells but the time it took, read as Optuna reads it."""
-    storage = optuna.storages.RDBStorage(f"sqlite:///{database}", skip_table_creation=True)
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{database}", skip_table_creation=True)
+    except optuna.exceptions.StorageInternalError:  # it has no tables yet
+        return {}
     try:
         return {
             f"{study.study_name} {trial.number}": (
