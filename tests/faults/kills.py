@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.datagen.engines.servers import Writer, serving
 from tests.faults.commands import Command, Ended
-from tests.faults.scenarios import Datagen, Merge, Report, Scenario, Search, Things, tiny_zoo
+from tests.faults.scenarios import Datagen, Merge, Report, Scenario, Search, tiny_zoo
 
 #: How often each signal is sent, and of which command how many of all kills are.
 SIGNALS = {signal.SIGKILL: 3, signal.SIGTERM: 1, signal.SIGINT: 1}

@@ -73,10 +73,10 @@ class Datagen(Scenario):
             shutil.copytree(folder / "models" / "base", folder / "models" / name)
         self._writer, self._runs = writer, Runs(folder / "models", writer, folder)
 
-    def arguments(self, run: str) -> list[str]:  # noqa: D102
+    def arguments(self, run: str) -> list[str]:
         return ["datagen", str(self._runs.config()), "--out", str(self.folder / run)]
 
-    def begin(self, run: str) -> None:  # noqa: D102
+    def begin(self, run: str) -> None:
         self._writer.seen.clear()
 
     def kept(self, run: str) -> Things:
@@ -84,7 +84,7 @@ class Datagen(Scenario):
         stages = self.folder / run / "data" / "stages"
         return {str(path.relative_to(stages)): _whole_chunks(path) for path in sorted(stages.rglob("*.jsonl"))}
 
-    def left(self, run: str) -> Things:  # noqa: D102
+    def left(self, run: str) -> Things:
         data = self.folder / run / "data"
         return digests_of(data, lambda path: "stages" not in path.parts)
 
@@ -109,7 +109,7 @@ class Search(Scenario):
         config["data"]["max_answer_tokens"] = 3
         self._config.write_text(yaml.safe_dump(config))
 
-    def arguments(self, run: str) -> list[str]:  # noqa: D102
+    def arguments(self, run: str) -> list[str]:
         return ["search", str(self._config), "--out", str(self.folder / run)]
 
     def kept(self, run: str) -> Things:
@@ -117,7 +117,7 @@ class Search(Scenario):
         database = self.folder / run / "study.db"
         return trials(database) if database.is_file() else {}
 
-    def left(self, run: str) -> Things:  # noqa: D102
+    def left(self, run: str) -> Things:
         folder = self.folder / run
         found: dict[str, Any] = {}
         if (folder / "merged").is_dir():
@@ -150,11 +150,11 @@ class Merge(Scenario):
         recipe = values | {"coefficients": dict.fromkeys(experts, 0.4), "parameters": {"density": 0.5}}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
-    def arguments(self, run: str) -> list[str]:  # noqa: D102
+    def arguments(self, run: str) -> list[str]:
         more = ["--shard-size", "0.00001"]
         return ["merge", str(self.folder / "recipe.yaml"), "--out", str(self.folder / run), "--force", *more]
 
-    def begin(self, run: str) -> None:  # noqa: D102
+    def begin(self, run: str) -> None:
         if run[-1] in "13579":
             shutil.copytree(self._old, self.folder / run)
 
@@ -163,7 +163,7 @@ class Merge(Scenario):
         models = (self.folder / run, self.folder / f".{run}.old")
         return {"a model": True} if any(map(Path.is_dir, models)) else {}
 
-    def left(self, run: str) -> Things:  # noqa: D102
+    def left(self, run: str) -> Things:
         found = digests_of(self.folder / run)
         return {} if found == digests_of(self._old) else found
 
@@ -177,10 +177,10 @@ class Report(Scenario):
         super().__init__(folder)
         self._finished = finished
 
-    def arguments(self, run: str) -> list[str]:  # noqa: D102
+    def arguments(self, run: str) -> list[str]:
         return ["report", str(self.folder / run)]
 
-    def begin(self, run: str) -> None:  # noqa: D102
+    def begin(self, run: str) -> None:
         (self.folder / run).mkdir(parents=True)
         shutil.copy(self._finished / "result.json", self.folder / run)
 
