@@ -352,6 +352,8 @@ def open_storage(path: Path | None) -> StudyStorage:
     if path is None:
         return StudyStorage(RDBStorage("sqlite://"))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _make(path)
     database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
 
     @sqlalchemy.event.listens_for(database.engine, "connect")
@@ -361,6 +363,20 @@ def open_storage(path: Path | None) -> StudyStorage:
 
     database.engine.dispose()  # connections opened before the listener was there
     return StudyStorage(database)
+
+
+def _make(path: Path) -> None:
+    """Makes an empty SQLite database that is whole or not there: Optuna never adds an index that a half-made one lacks."""
+    beside = path.with_name(f".{path.name}.part")
+    files = (beside, beside.with_name(f"{beside.name}-journal"))
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+        RDBStorage(f"sqlite:///{beside}").engine.dispose()
+        beside.replace(path)
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def open_shared(url: str) -> StudyStorage:

@@ -59,6 +59,10 @@ class Command:
         self._process.join(seconds)
         return self._process.is_alive()
 
+    def stop(self) -> None:
+        """Lets it do nothing until it is struck."""
+        os.kill(self._process.pid or 0, signal.SIGSTOP)
+
     def struck(self, how: signal.Signals) -> Ended:
         """Sends a signal, and tells how it ended."""
         os.kill(self._process.pid or 0, how)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from datagen.holding import HOLDER, LOCK
 from tests.datagen.engines.servers import Writer, serving
 from tests.faults.commands import Command, Ended
 from tests.faults.scenarios import Datagen, Merge, Report, Scenario, Search, tiny_zoo
@@ -46,7 +47,7 @@ class Killer:
         while command.runs(0.02) and not (self.scenario.folder / "undisturbed" / _EXPORTED).is_dir():
             pass
         self._spans = [time.monotonic() - command.begun]
-        command.ended().done()
+        to_end(self.scenario, "undisturbed", command)
         self._spans.append(time.monotonic() - command.begun)
         self.scenario.undisturbed = self.scenario.left("undisturbed")
         assert self.scenario.undisturbed
@@ -81,7 +82,7 @@ class Killer:
     def finish(self) -> None:
         """Brings a run that was killed to its end."""
         if self._run:
-            Command(*self.scenario.arguments(self._run)).ended().done()
+            to_end(self.scenario, self._run)
             self._check_end()
 
     def _check(self) -> None:
@@ -99,16 +100,36 @@ class Killer:
     def _check_end(self) -> None:
         self._check()
         assert self.scenario.left(self._run) == self.scenario.undisturbed
-        hidden = [path for path in self.scenario.folder.rglob(f"*{self._run}*/.*") if path.name != ".lock"]
+        beside = {LOCK, *((HOLDER,) if self.scenario.is_done(self._run) else ())}
+        hidden = [path for path in self.scenario.folder.rglob(f"*{self._run}*/.*") if path.name not in beside]
         hidden += self.scenario.folder.glob(f".{self._run}.*")
         assert not hidden, f"{hidden} are left over"
         self.scenario.check_work(self._here)
         self._run, self.finished = "", self.finished + 1
 
 
+def to_end(scenario: Scenario, run: str, command: Command | None = None) -> None:
+    """Waits until a command has done what it must.
+
+    Args:
+        command: by default it is begun here.
+    """
+    command = command or Command(*scenario.arguments(run))
+    while command.runs(0.02):
+        if scenario.is_done(run):
+            command.struck(signal.SIGKILL)
+            return
+    command.ended().done()
+
+
 @contextmanager
-def killers(folder: Path, seed: int) -> Iterator[dict[str, Callable[[], Killer]]]:
-    """Command -> what kills it."""
+def killers(folder: Path, seed: int, finished: Path | None = None) -> Iterator[dict[str, Callable[[], Killer]]]:
+    """Command -> what kills it.
+
+    Args:
+        folder: for all that is made.
+        finished: a run to be reported; if there is none, the searches here go on to their end, and one is reported.
+    """
     zoo = tiny_zoo(folder / "zoo")
     made: dict[str, Killer] = {}
 
@@ -121,9 +142,9 @@ def killers(folder: Path, seed: int) -> Iterator[dict[str, Callable[[], Killer]]
     with serving(Writer()) as writer:
         yield {
             "datagen": lambda: of(Datagen(folder / "datagen", writer)),
-            "search": lambda: of(Search(folder / "search", zoo)),
+            "search": lambda: of(Search(folder / "search", zoo, compares=finished is None)),
             "merge": lambda: of(Merge(folder / "merge", zoo)),
-            "report": lambda: of(Report(folder / "report", folder / "search" / "undisturbed")),
+            "report": lambda: of(Report(folder / "report", finished or folder / "search" / "undisturbed")),
         }
 
 

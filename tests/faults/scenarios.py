@@ -57,6 +57,10 @@ class Scenario:
         """Everything that stands under a final name, which must be as an undisturbed run leaves it."""
         raise NotImplementedError
 
+    def is_done(self, run: str) -> bool:
+        """Whether all is there that matters, though the command goes on."""
+        return False
+
     def check_work(self, kills: int) -> None:
         """Checks that a run that was killed so often did nothing over that was kept."""
 
@@ -95,15 +99,20 @@ class Datagen(Scenario):
 
 
 class Search(Scenario):
-    """`goodbunch search` with a control, which ends with a comparison in vLLM."""
+    """`goodbunch search` with a control.
+
+    Args:
+        zoo: its models.
+        compares: whether it goes on to the comparison, for which vLLM is started; else it is done with the export.
+    """
 
     name = "search"
     in_line = 12
 
-    def __init__(self, folder: Path, zoo: TinyZoo, name: str = "search", **search: Any) -> None:
+    def __init__(self, folder: Path, zoo: TinyZoo, compares: bool) -> None:
         super().__init__(folder)
-        self._config = folder / f"{name}.yaml"
-        changes = {"controls": {"control": ["math"]}} | search
+        self._config, self._compares = folder / "search.yaml", compares
+        changes = {"controls": {"control": ["math"]}}
         engine = {"max_model_len": 96, "memory": 0.1}
         config = zoo.config(Path("none"), changes, engine=engine).model_dump(mode="json", exclude_defaults=True)
         config["data"]["max_answer_tokens"] = 3
@@ -129,7 +138,6 @@ class Search(Scenario):
             for trial in result["trials"]:
                 trial.pop("seconds", None)
             found["result.json"] = result
-            found |= self.kept(run)
         if (folder / "report.html").is_file():
             found["report.html"] = (folder / "report.html").read_text().rstrip().endswith("</html>")
         if (folder / "config.json").is_file():
