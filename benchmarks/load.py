@@ -42,7 +42,18 @@ from optimizer.planning.plan import plan_search
 from optimizer.planning.shape import shape_of
 from optimizer.recipes.reading import read_recipe
 from optimizer.report.page import write_report
-from optimizer.report.result import MAIN, CoefficientTable, Cost, Estimate, Result, ResultRow, read_result, write_result
+from optimizer.report.result import (
+    MAIN,
+    SCORE,
+    CoefficientTable,
+    Cost,
+    Difference,
+    Estimate,
+    Result,
+    ResultRow,
+    read_result,
+    write_result,
+)
 from optimizer.search.domain import Point
 from optimizer.search.evaluating import Evaluated
 from optimizer.search.measuring import Measured, Standing
@@ -146,9 +157,17 @@ def result_of(name: str, found: Searched, terms: Terms, run: Path) -> Result:
     even = Estimate(value=0.5, low=0.4, high=0.6, rows=100)
     models = {"winner": "winner", "base": "base", "aligned": "aligned", "b": "expert", "c": "expert"}
     metrics = dict.fromkeys(("alignment", "over_refusal", "accuracy/numbers", "accuracy/medicine"), even)
+    against = dict.fromkeys((*metrics, SCORE), Difference(value=0.0, low=-0.1, high=0.1))
     rows = [
         ResultRow.model_validate(
-            {"model": model, "role": role, "metrics": metrics, "score": 0.5, "against": {}, "indistinguishable": True}
+            {
+                "model": model,
+                "role": role,
+                "metrics": metrics,
+                "score": 0.5,
+                "against": against,
+                "indistinguishable": True,
+            }
         )
         for model, role in models.items()
     ]

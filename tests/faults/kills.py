@@ -31,12 +31,13 @@ class Killer:
     Attributes:
         kills: how many fell while a command ran, by signal.
         finished: how many runs were brought to their end.
+        lost: how many signals had to be sent again.
     """
 
     def __init__(self, scenario: Scenario, rng: random.Random) -> None:
         self.scenario, self._rng = scenario, rng
         self.kills: Counter[signal.Signals] = Counter()
-        self.finished = 0
+        self.finished = self.lost = 0
         self._run, self._here, self._seen = "", 0, {}
         self._spans: list[float] = []
 
@@ -73,6 +74,7 @@ class Killer:
             return False
         _check_told(ended, how)
         self.kills[how] += 1
+        self.lost += command.blows - 1
         self._here += 1
         self._check()
         if self._here == self.scenario.in_line:
@@ -123,12 +125,12 @@ def to_end(scenario: Scenario, run: str, command: Command | None = None) -> None
 
 
 @contextmanager
-def killers(folder: Path, seed: int, finished: Path | None = None) -> Iterator[dict[str, Callable[[], Killer]]]:
+def killers(folder: Path, seed: int, compares: bool) -> Iterator[dict[str, Callable[[], Killer]]]:
     """Command -> what kills it.
 
     Args:
         folder: for all that is made.
-        finished: a run to be reported; if there is none, the searches here go on to their end, and one is reported.
+        compares: whether searches go on to the comparison, for which vLLM is started.
     """
     zoo = tiny_zoo(folder / "zoo")
     made: dict[str, Killer] = {}
@@ -142,9 +144,9 @@ def killers(folder: Path, seed: int, finished: Path | None = None) -> Iterator[d
     with serving(Writer()) as writer:
         yield {
             "datagen": lambda: of(Datagen(folder / "datagen", writer)),
-            "search": lambda: of(Search(folder / "search", zoo, compares=finished is None)),
+            "search": lambda: of(Search(folder / "search", zoo, compares)),
             "merge": lambda: of(Merge(folder / "merge", zoo)),
-            "report": lambda: of(Report(folder / "report", finished or folder / "search" / "undisturbed")),
+            "report": lambda: of(Report(folder / "report")),
         }
 
 
@@ -155,7 +157,7 @@ def kill_all(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(S
         How many kills there were.
     """
     total: Counter[str] = Counter()
-    with killers(folder, seed) as make:
+    with killers(folder, seed, compares=True) as make:
         for name in names:
             killer, begun = make[name](), time.monotonic()
             wanted = max(1, round(kills * SHARES[name] / sum(SHARES[one] for one in names)))
@@ -165,7 +167,7 @@ def kill_all(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(S
             told = ", ".join(f"{how.name} {count}" for how, count in sorted(killer.kills.items()))
             print(
                 f"{name}: killed {killer.kills.total()} times ({told}), {killer.finished} runs ended as undisturbed "
-                f"ones, {time.monotonic() - begun:.0f} s",
+                f"ones, {killer.lost} signals were lost, {time.monotonic() - begun:.0f} s",
                 flush=True,
             )
             total[name] = killer.kills.total()

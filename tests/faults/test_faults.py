@@ -1,4 +1,4 @@
-"""Full disks, files that vanish, locked databases, two commands at a time: one line that says so, and nothing is lost."""
+"""Full disks, vanished files, locked databases, two commands at a time: one line that says so, and nothing is lost."""
 
 import os
 import signal
@@ -30,7 +30,9 @@ def small_disk(place: Path, size: str) -> Iterator[Callable[[], None]]:
     """A disk of so many bytes, and what makes room on it."""
 
     def mount(options: str) -> int:
-        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], stderr=subprocess.PIPE).returncode
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], stderr=subprocess.PIPE
+        ).returncode
 
     place.mkdir(exist_ok=True)
     if os.geteuid() or mount(f"size={size}"):
@@ -115,9 +117,8 @@ def test_two_commands_on_one_folder(killer: Make, search: Scenario) -> None:
     command = begun(search, "shared", 1)
     told = Command(*search.arguments("shared")).ended().line()
     assert "shared: one command at a time may write here, but a search, process" in told
-    (search.folder / "shared" / "result.json").write_bytes(
-        (killer("report").scenario.folder / "undisturbed" / "result.json").read_bytes()
-    )
+    finished_one = killer("report").scenario.folder / "undisturbed" / "result.json"
+    (search.folder / "shared" / "result.json").write_bytes(finished_one.read_bytes())
     told = Command("report", search.folder / "shared").ended().line()
     assert "shared: one command at a time may write here, but a search, process" in told
     command.struck(signal.SIGKILL)
