@@ -1,4 +1,4 @@
-# Targets: demo, test, test-slow, checks, bench, study, schema, clean. All set up .venv first if it is missing or its pins have changed.
+# Targets: demo, test, test-slow, faults, checks, bench, study, schema, clean. All set up .venv first if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(ENGINE)
 # Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow checks bench study schema clean
+.PHONY: demo test test-slow faults checks bench study schema clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -18,6 +18,12 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
+
+# The real commands killed two hundred times: KILLS=, SEED= and ONLY= choose.
+KILLS ?= 200
+SEED ?= 0
+faults: $(INSTALLED)
+	$(BIN)/python -m tests.faults --kills $(KILLS) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
 checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -38,6 +44,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.answering
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.workers
+	$(BIN)/python -m benchmarks.load
 
 # Both papers' comparisons on ten zoos, into benchmarks/results/study.json and docs/study/. Resumes.
 study: $(INSTALLED)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Exit codes: a gate that was not passed, bad input, and a run that was stopped.
 NOT_PASSED, BAD_INPUT, STOPPED = 1, 2, 130
 
+_GOES_ON = "goodbunch: stopped; what was finished is kept, the same command goes on from there"
+
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
 app = typer.Typer(
@@ -530,9 +532,12 @@ def main() -> None:
     except _Stopped as stopped:
         print(f"goodbunch: stopped; {stopped}", file=sys.stderr)
         sys.exit(STOPPED)
+    except KeyboardInterrupt:  # before typer listens, or after
+        print(_GOES_ON, file=sys.stderr)
+        sys.exit(STOPPED)
     except SystemExit as leaving:
         if leaving.code == STOPPED:  # what typer makes of Ctrl-C
-            print("goodbunch: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            print(_GOES_ON, file=sys.stderr)
         raise
 
 

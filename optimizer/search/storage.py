@@ -366,7 +366,7 @@ def open_storage(path: Path | None) -> StudyStorage:
 
 
 def _make(path: Path) -> None:
-    """Makes an empty SQLite database that is whole or not there: Optuna never adds an index that a half-made one lacks."""
+    """Makes an empty SQLite database, whole or not at all: Optuna never adds the indices that a half-made one lacks."""
     beside = path.with_name(f".{path.name}.part")
     files = (beside, beside.with_name(f"{beside.name}-journal"))
     try:

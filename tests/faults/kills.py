@@ -61,6 +61,7 @@ class Killer:
             self._seen = self.scenario.kept(self._run)
         span = self._spans[self._rng.random() < 0.1]
         how = self._rng.choices([*SIGNALS], [*SIGNALS.values()])[0]
+        before = self._hidden()
         command = Command(*self.scenario.arguments(self._run))
         if not command.runs(self._rng.uniform(0, span)):
             command.ended().done()
@@ -73,6 +74,7 @@ class Killer:
             self._check_end()
             return False
         _check_told(ended, how)
+        assert how == signal.SIGKILL or self._hidden() <= before, "it did not clean up"
         self.kills[how] += 1
         self.lost += command.blows - 1
         self._here += 1
@@ -99,12 +101,15 @@ class Killer:
             wanted = self.scenario.undisturbed.get(name)
             assert now == wanted, f"{self._run}: {name} is half-written: {now!r} is not {wanted!r}"
 
+    def _hidden(self) -> set[Path]:
+        """Files under way, and what was killed leaves of them."""
+        found = {path for path in self.scenario.folder.rglob(f"*{self._run}*/.*") if path.name != LOCK}
+        return found | {*self.scenario.folder.glob(f".{self._run}.*")}
+
     def _check_end(self) -> None:
         self._check()
         assert self.scenario.left(self._run) == self.scenario.undisturbed
-        beside = {LOCK, *((HOLDER,) if self.scenario.is_done(self._run) else ())}
-        hidden = [path for path in self.scenario.folder.rglob(f"*{self._run}*/.*") if path.name not in beside]
-        hidden += self.scenario.folder.glob(f".{self._run}.*")
+        hidden = {path for path in self._hidden() if path.name != HOLDER or not self.scenario.is_done(self._run)}
         assert not hidden, f"{hidden} are left over"
         self.scenario.check_work(self._here)
         self._run, self.finished = "", self.finished + 1

@@ -107,7 +107,7 @@ def test_an_old_folder_stays_until_the_new_one_is_whole(
 def test_parents_are_made(merge: Merge, values: dict[str, Any], tmp_path: Path) -> None:
     assert (merge(values, out=tmp_path / "new" / "deep" / "merged") / "model.safetensors").is_file()
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="merged: must be a folder that can be written to, but .*File exists"):
+    with pytest.raises(DataError, match=r"merged: must be a folder that can be written to, but .*File exists"):
         merge(values, out=tmp_path / "file" / "merged")
 
 
