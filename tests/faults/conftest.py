@@ -11,4 +11,4 @@ SEED = 0
 def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Killer]]:
     """What kills a command, which is run undisturbed first."""
     with killers(tmp_path_factory.mktemp("faults"), SEED, compares=False) as made:
-        yield lambda name: made[name]()
+        yield made

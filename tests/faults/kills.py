@@ -130,7 +130,7 @@ def to_end(scenario: Scenario, run: str, command: Command | None = None) -> None
 
 
 @contextmanager
-def killers(folder: Path, seed: int, compares: bool) -> Iterator[dict[str, Callable[[], Killer]]]:
+def killers(folder: Path, seed: int, compares: bool) -> Iterator[Callable[[str], Killer]]:
     """Command -> what kills it.
 
     Args:
@@ -140,19 +140,20 @@ def killers(folder: Path, seed: int, compares: bool) -> Iterator[dict[str, Calla
     zoo = tiny_zoo(folder / "zoo")
     made: dict[str, Killer] = {}
 
-    def of(scenario: Scenario) -> Killer:
-        if scenario.name not in made:
-            made[scenario.name] = Killer(scenario, random.Random(f"{seed} {scenario.name}"))
-            made[scenario.name].measure()
-        return made[scenario.name]
+    def of(name: str) -> Killer:
+        if name not in made:
+            made[name] = Killer(scenarios[name](), random.Random(f"{seed} {name}"))
+            made[name].measure()
+        return made[name]
 
     with serving(Writer()) as writer:
-        yield {
-            "datagen": lambda: of(Datagen(folder / "datagen", writer)),
-            "search": lambda: of(Search(folder / "search", zoo, compares)),
-            "merge": lambda: of(Merge(folder / "merge", zoo)),
-            "report": lambda: of(Report(folder / "report")),
+        scenarios: dict[str, Callable[[], Scenario]] = {
+            "datagen": lambda: Datagen(folder / "datagen", writer),
+            "search": lambda: Search(folder / "search", zoo, compares),
+            "merge": lambda: Merge(folder / "merge", zoo),
+            "report": lambda: Report(folder / "report"),
         }
+        yield of
 
 
 def kill_all(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(SHARES)) -> int:
@@ -164,7 +165,7 @@ def kill_all(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(S
     total: Counter[str] = Counter()
     with killers(folder, seed, compares=True) as make:
         for name in names:
-            killer, begun = make[name](), time.monotonic()
+            killer, begun = make(name), time.monotonic()
             wanted = max(1, round(kills * SHARES[name] / sum(SHARES[one] for one in names)))
             while killer.kills.total() < wanted:
                 killer.kill()
@@ -186,5 +187,5 @@ def _check_told(ended: Ended, how: signal.Signals) -> None:
         assert ended.code == -how, ended
         return
     assert ended.code == 130, ended
-    assert "Traceback" not in ended.errors
+    assert "Traceback" not in ended.errors, ended.errors
     assert ended.errors.splitlines()[-1].startswith("goodbunch: stopped; ")
