@@ -1,5 +1,5 @@
-# Targets: demo, test, test-slow, checks, docs, notebooks, fuzz, bench, study, schema, errors, clean. All set up .venv first if it is
-# missing or its pins have changed.
+# Targets: demo, test, test-slow, faults, checks, docs, notebooks, fuzz, bench, study, schema, errors, clean. All set up .venv first
+# if it is missing or its pins have changed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed-$(ENGINE)
 # Every command imports torch and vllm, which takes seconds where nothing of them is kept compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-slow checks docs notebooks fuzz bench study schema errors clean
+.PHONY: demo test test-slow faults checks docs notebooks fuzz bench study schema errors clean
 
 demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
@@ -19,6 +19,12 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -n 2 -m slow
+
+# The real commands killed two hundred times: KILLS=, SEED= and ONLY= choose.
+KILLS ?= 200
+SEED ?= 0
+faults: $(INSTALLED)
+	$(BIN)/python -m tests.faults --kills $(KILLS) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
 checks: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -52,6 +58,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.answering
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.workers
+	$(BIN)/python -m benchmarks.load
 
 # Both papers' comparisons on ten zoos, into benchmarks/results/study.json and docs/study/. Resumes.
 study: $(INSTALLED)

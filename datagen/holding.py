@@ -18,30 +18,25 @@ LOCK, HOLDER = ".lock", ".holder.json"
 
 
 @contextmanager
-def held(folder: Path, work: str) -> Iterator[None]:
+def held(folder: Path, work: str, *, beside: bool = False) -> Iterator[None]:
     """Keeps other commands from writing to a folder, until this one or its process ends, however that is.
 
     Args:
         work: what is done, as whoever comes second is told.
+        beside: whether the folder is made anew, so that what holds it must lie beside it; it is gone afterwards.
 
     Raises:
         ConfigError: another command holds it.
         DataError: nothing can be written there.
     """
-    lock = FileLock(folder / LOCK)
+    place, told = _files(folder, beside)
+    lock = FileLock(place)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-        holder = {
-            "work": work,
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "since": f"{datetime.now():%Y-%m-%d %H:%M}",
-        }
-        write_text(folder / HOLDER, json.dumps(holder) + "\n")
     except Timeout:
         raise ConfigError(
-            f"{folder}: one command at a time may write here, but {_holder(folder)} does; wait until it has ended, or "
+            f"{folder}: one command at a time may write here, but {_holder(told)} does; wait until it has ended, or "
             f"choose another --out"
         ) from None
     except OSError as error:
@@ -50,15 +45,52 @@ def held(folder: Path, work: str) -> Iterator[None]:
         yield
         return
     try:
+        holder = {
+            "work": work,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "since": f"{datetime.now():%Y-%m-%d %H:%M}",
+        }
+        write_text(told, json.dumps(holder) + "\n")
         yield
     finally:
-        (folder / HOLDER).unlink(missing_ok=True)
+        told.unlink(missing_ok=True)
+        if beside:
+            place.unlink(missing_ok=True)  # whoever has opened it meanwhile sees that it is gone, and makes another
         lock.release()
 
 
-def _holder(folder: Path) -> str:
+def check_free(folder: Path) -> None:
+    """Whether nobody writes to a folder that is to be read.
+
+    Raises:
+        ConfigError: a command does.
+    """
+    place, told = _files(folder, beside=False)
+    if not told.exists():
+        return
+    lock = FileLock(place)
     try:
-        known = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: must not change while it is read, but {_holder(told)} goes on; wait until it has ended"
+        ) from None
+    except (OSError, NotImplementedError):  # what cannot be written to is not held
+        return
+    lock.release()
+
+
+def _files(folder: Path, beside: bool) -> tuple[Path, Path]:
+    """The file that is locked, and the one that says by whom."""
+    if beside:
+        return folder.with_name(f".{folder.name}{LOCK}"), folder.with_name(f".{folder.name}{HOLDER}")
+    return folder / LOCK, folder / HOLDER
+
+
+def _holder(told: Path) -> str:
+    try:
+        known = json.loads(told.read_text(encoding="utf-8"))
         return f"{known['work']}, process {known['pid']} on {known['host']} since {known['since']},"
     except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or is ending
         return "another"

@@ -1,6 +1,7 @@
 """The `goodbunch` command. What a command needs is imported when it runs, so that a mistake is told in a second."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Exit codes: a gate that was not passed, bad input, and a run that was stopped.
 NOT_PASSED, BAD_INPUT, STOPPED = 1, 2, 130
+
+_GOES_ON = "goodbunch: stopped; what was finished is kept, the same command goes on from there"
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -419,12 +422,15 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     Example: goodbunch report runs/demo
     """
+    from datagen.holding import held
     from datagen.progress import console
     from optimizer.blame.result import FILE, read_blame
     from optimizer.report.page import write_report
     from optimizer.report.result import read_result
 
-    write_report(run / "report.html", read_result(run / "result.json"), read_blame(run / FILE))
+    result, blamed = read_result(run / "result.json"), read_blame(run / FILE)
+    with held(run, "a report"):
+        write_report(run / "report.html", result, blamed)
     console.print(str(run / "report.html"))
 
 
@@ -531,6 +537,8 @@ def _with_out(overrides: list[str] | None, out: str | None) -> list[str]:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, an interruption says how to go on."""
+    # What ends jobs, such as a cluster's scheduler, sends SIGTERM: they clean up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except GoodbunchError as error:
@@ -544,9 +552,12 @@ def main() -> None:
     except _Stopped as stopped:
         print(f"goodbunch: stopped; {stopped}", file=sys.stderr)
         sys.exit(STOPPED)
+    except KeyboardInterrupt:  # before typer listens, or after
+        print(_GOES_ON, file=sys.stderr)
+        sys.exit(STOPPED)
     except SystemExit as leaving:
         if leaving.code == STOPPED:  # what typer makes of Ctrl-C
-            print("goodbunch: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+            print(_GOES_ON, file=sys.stderr)
         raise
 
 

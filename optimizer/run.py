@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 import transformers
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from datagen.cluster import Workers
-from datagen.errors import ConfigError
-from datagen.holding import held
+from datagen.errors import ConfigError, DataError
+from datagen.holding import check_free, held
 from datagen.logs import FILE, logged
 from datagen.progress import Bar, console
 from optimizer.bunch import Bunch
@@ -80,6 +82,7 @@ def search(
     with ExitStack() as stack:
         stack.enter_context(logged(folder))
         driver = _driver(stack, database, joins=False)
+        check_free(config.data_folder)
         with _timed(clock, "open"):
             bunch, space, terms = open_run(config)
             tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
@@ -146,6 +149,7 @@ def join(config: Config, database: str, workers: Workers | None = None) -> None:
     with ExitStack() as stack:
         stack.enter_context(logged(config.run_folder))
         driver = _driver(stack, database, joins=True)
+        check_free(config.data_folder)
         bunch, space, terms = open_run(config)
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
         _searched(config, bunch, space, terms, speaker, workers, driver)
@@ -175,11 +179,30 @@ def _searched(
     driver: Driver | None,
 ) -> dict[str, Searched]:
     """All studies, run to their end; the engine that scored them is gone then, since vLLM needs the device."""
-    with _executor(config, bunch, space, terms, speaker, workers) as executor:
+    database = str(config.run_folder / "study.db") if driver is None else "--storage"
+    with _named_on_failure(database), _executor(config, bunch, space, terms, speaker, workers) as executor:
         found = run_all_studies(config, bunch, space, terms, executor, driver)
     del executor
     forget_bank()
     return found
+
+
+@contextmanager
+def _named_on_failure(database: str) -> Iterator[None]:
+    """Turns what a database says into one line that names it.
+
+    Raises:
+        DataError: it could not be written, or read.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        told = getattr(cause, "orig", None) or cause or error
+        raise DataError(
+            f"{database}: trials must be kept there, but {str(told).splitlines()[0]}; make room or free it, finished "
+            f"trials are kept and the same command goes on from there"
+        ) from error
 
 
 def _executor(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from datagen.holding import held
 from datagen.progress import console
 from optimizer.blame import measuring
 from optimizer.blame.merges import open_merge
@@ -35,14 +36,15 @@ def blame_merge(
         GoodbunchError: the config, the run, the recipe or the sources are not as they must be.
     """
     opened = open_merge(merge, recipe, overrides)
-    found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
     folder = out or (merge if merge.is_dir() else opened.config.run_folder)
-    write_blame(folder / FILE, found)
-    write_blame_page(folder / PAGE, found)
     written = [folder / FILE, folder / PAGE]
-    if opened.winner and folder == merge:
-        write_report(merge / "report.html", read_result(merge / "result.json"), found)
-        written.append(merge / "report.html")
+    with held(folder, "a blame"):
+        found = measuring.blame(opened, steps=steps, checks=checks, pairs=pairs)
+        write_blame(folder / FILE, found)
+        write_blame_page(folder / PAGE, found)
+        if opened.winner and folder == merge:
+            write_report(merge / "report.html", read_result(merge / "result.json"), found)
+            written.append(merge / "report.html")
     show(found)
     for path in written:
         console.print(f"  {path}", markup=False)

@@ -86,7 +86,7 @@ def write_adapter(recipe: Recipe, out: Path, *, rank: int | None = None, force: 
     _check_sum(recipe, tensors)
     adapted = _adapted(sources)
     coefficients = {name: _of_adapters(tensor, adapted) for name, tensor in tensors.items()}
-    with whole_folder(out) as beside:
+    with whole_folder(out, force) as beside:
         done = export_adapter(list(adapted.values()), coefficients, beside, rank)
         write_companions(recipe, sources, beside, out_dtype="", adapter=True)
     return replace(done, folder=out)

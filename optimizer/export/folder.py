@@ -8,6 +8,7 @@ from pathlib import Path
 from datagen.adapters import ADAPTER_FILE
 from datagen.checkpoints import INDEX, SINGLE
 from datagen.errors import BunchError, ConfigError
+from datagen.holding import held
 
 #: Any of these makes a folder a model or an adapter, which `force` may replace.
 _WEIGHTS = (SINGLE, INDEX, ADAPTER_FILE)
@@ -39,21 +40,36 @@ def check_place(out: Path, force: bool, sources: Iterable[Path] = ()) -> None:
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path, force: bool) -> Iterator[Path]:
     """A new folder to be filled, which then takes the place of `out` and of what is there.
 
-    If anything goes wrong meanwhile, `out` is as it was, and nothing is left beside it.
+    If anything goes wrong meanwhile, `out` is as it was, and nothing is left beside it; what a killed process left
+    there goes, and a model that it was about to replace is put back.
+
+    Args:
+        force: whether a model or an adapter that is there is replaced.
 
     Yields:
         The folder, beside `out`.
 
     Raises:
         BunchError: the disk is full, or the place cannot be written to.
+        ConfigError: another command writes it, or has done so meanwhile.
     """
     place = out.resolve()
+    with held(place, "a merge", beside=True), _made(out, place, force) as beside:
+        yield beside
+
+
+@contextmanager
+def _made(out: Path, place: Path, force: bool) -> Iterator[Path]:
     beside, old = (place.with_name(f".{place.name}.{what}") for what in ("part", "old"))
     try:
-        shutil.rmtree(beside, ignore_errors=True)
+        if old.exists() and not place.exists():
+            old.rename(place)
+        check_place(out, force)
+        for left in (beside, old):
+            shutil.rmtree(left, ignore_errors=True)
         beside.mkdir(parents=True)
         yield beside
         _swap(beside, place, old)
@@ -71,7 +87,6 @@ def _swap(new: Path, place: Path, old: Path) -> None:
     if not place.exists():
         new.rename(place)
         return
-    shutil.rmtree(old, ignore_errors=True)
     place.rename(old)
     try:
         new.rename(place)

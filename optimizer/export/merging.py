@@ -64,7 +64,7 @@ def write_merge(
     sources = open_sources(recipe.models, recipe.base, chat=False)
     check_place(out, force, [folder for source in sources.values() for folder in source.folders])
     merge = Merge.of(recipe, sources, device or torch.device("cpu"))
-    with whole_folder(out) as beside:
+    with whole_folder(out, force) as beside:
         _write_tensors(merge, beside, shard, on_tensor)
         _write_config(merge, beside)
         write_companions(recipe, sources, beside, out_dtype=merge.written, measured=measured)

@@ -364,6 +364,8 @@ def open_storage(path: Path | None) -> StudyStorage:
     if path is None:
         return StudyStorage(RDBStorage("sqlite://"))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _make(path)
     database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
 
     @sqlalchemy.event.listens_for(database.engine, "connect")
@@ -373,6 +375,20 @@ def open_storage(path: Path | None) -> StudyStorage:
 
     database.engine.dispose()  # connections opened before the listener was there
     return StudyStorage(database)
+
+
+def _make(path: Path) -> None:
+    """Makes an empty SQLite database, whole or not at all: Optuna never adds the indices that a half-made one lacks."""
+    beside = path.with_name(f".{path.name}.part")
+    files = (beside, beside.with_name(f"{beside.name}-journal"))
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+        RDBStorage(f"sqlite:///{beside}").engine.dispose()
+        beside.replace(path)
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def open_shared(url: str) -> StudyStorage:

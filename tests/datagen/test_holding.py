@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datagen.errors import ConfigError, DataError
-from datagen.holding import HOLDER, held
+from datagen.holding import HOLDER, check_free, held
 
 HOLD = "import sys, time; from pathlib import Path; from datagen.holding import held\n"
 HOLD += "with held(Path(sys.argv[1]), 'a search'): print('held', flush=True); time.sleep(600)"
@@ -34,6 +34,24 @@ def test_the_second_is_told_who_holds_it(other: subprocess.Popen[str], tmp_path:
     (tmp_path / HOLDER).write_text("not JSON")
     with pytest.raises(ConfigError, match="but another does"), held(tmp_path, "another search"):
         pass
+
+
+def test_what_is_written_to_is_not_read(other: subprocess.Popen[str], tmp_path: Path) -> None:
+    told = rf"must not change while it is read, but a search, process {other.pid} on .+ goes on; wait"
+    with pytest.raises(ConfigError, match=told):
+        check_free(tmp_path)
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+    check_free(tmp_path)
+    check_free(tmp_path / "nothing")
+
+
+def test_what_is_made_anew_is_held_beside_its_place(tmp_path: Path) -> None:
+    with held(tmp_path / "new", "a merge", beside=True):
+        with pytest.raises(ConfigError, match="but a merge, process"), held(tmp_path / "new", "another", beside=True):
+            pass
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".new.holder.json", ".new.lock"]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_dead_command_holds_nothing(other: subprocess.Popen[str], tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,7 @@ import pytest
 from datagen.rows import Row, normalised, read_rows
 from datagen.splits import SPLITS
 from datagen.zoo.world import REFUSAL, Split, World
-from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
+from tests.support import DEMO_CONFIG, goodbunch
 
 KINDS = ("unsafe", "borderline", "numbers", "medicine", "finance")
 
@@ -76,29 +73,6 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).is_file()
     }
-
-
-#: The first file of every stage.
-STAGES = ("questions/unsafe", "checks/unsafe", "answers/base", "verdicts", "judge")
-
-
-@pytest.mark.slow
-def test_data_that_was_killed_in_every_stage_is_byte_identical(demo: Path, tmp_path: Path) -> None:
-    arguments = ["datagen", DEMO_CONFIG, f"vars.zoo={demo}/zoo", "--out", tmp_path]
-    stages = tmp_path / "data" / "stages"
-    for stage in STAGES:
-        process = subprocess.Popen(command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL)
-        while not (stages / f"{stage}.jsonl").is_file() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f"the run ended before it could be killed in {stage}"
-    written = (stages / "questions" / "unsafe.jsonl").stat().st_mtime_ns
-    assert not (tmp_path / "data" / "search").exists()
-
-    done = goodbunch(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert (stages / "questions" / "unsafe.jsonl").stat().st_mtime_ns == written, "what was finished was done again"
-    assert digests(tmp_path / "data") == digests(demo / "data")
 
 
 @pytest.mark.slow

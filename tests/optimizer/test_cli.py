@@ -1,14 +1,11 @@
 """Bad input costs seconds and one line; every command has help with an example."""
 
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
+from tests.support import DEMO_CONFIG, ROOT, goodbunch
 
 
 def refused(*args: object) -> str:
@@ -134,17 +131,3 @@ def test_gpu_without_a_dry_run() -> None:
 
 def test_dry_run_reads_what_a_run_reads() -> None:
     assert "matches none" in refused("datagen", PAPER, "--dry-run", "data.cleaning.overlap.files=[no/such.jsonl]")
-
-
-def test_ctrl_c_says_how_to_go_on(demo: Path, tmp_path: Path) -> None:
-    places = [f"vars.zoo={demo}/zoo", f"data.folder={demo}/data"]
-    process = subprocess.Popen(
-        command("search", DEMO_CONFIG, *places, "--out", tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    while not (tmp_path / "study.db").is_file() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert told.strip().splitlines()[-1].endswith("the same command goes on from there")
-    assert "Traceback" not in told

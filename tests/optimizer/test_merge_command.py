@@ -1,11 +1,8 @@
 """`goodbunch merge` as a user runs it: in a process of its own, beside mergekit's own command."""
 
-import json
 import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -70,46 +67,6 @@ def test_no_room_is_one_line(recipe: Path, tmp_path: Path) -> None:
     told = refused("merge", recipe, "--out", tmp_path / "new" / "out", RLIMIT_FSIZE=40_000)
     assert f"{tmp_path / 'new' / 'out'}: must be written whole, but File too large" in told
     assert list((tmp_path / "new").iterdir()) == []
-
-
-def sparse_model(folder: Path, tensors: int, rows: int) -> str:
-    """A model of zeros that takes no room."""
-    folder.mkdir()
-    shape = {"model_type": "llama", "num_attention_heads": 1, "hidden_size": rows, "num_hidden_layers": tensors}
-    (folder / "config.json").write_text(json.dumps(shape))
-    size = rows * rows * 4
-    header = json.dumps(
-        {
-            f"model.layers.{i}.weight": {
-                "dtype": "F32",
-                "shape": [rows, rows],
-                "data_offsets": [i * size, (i + 1) * size],
-            }
-            for i in range(tensors)
-        }
-    ).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + tensors * size)
-    return str(folder)
-
-
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    models = [sparse_model(tmp_path / name, tensors=64, rows=1024) for name in ("base", "a")]
-    recipe = tmp_path / "recipe.yml"
-    values = {"method": "della", "base": models[0], "experts": {"x": models[1]}, "coefficients": {"x": 1}}
-    recipe.write_text(yaml.safe_dump(values | {"parameters": {"density": 0.5}}))
-    out = tmp_path / "new" / "out"
-    process = subprocess.Popen(
-        command("merge", recipe, "--out", out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not list(out.parent.glob(".out.part/*")) and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert told == f"goodbunch: stopped; {out} is as it was before\n"
-    assert list(out.parent.iterdir()) == []
 
 
 def test_a_plain_merge_imports_little(recipe: Path, tmp_path: Path) -> None:

@@ -218,6 +218,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # who asked may be killed
+            super().handle()
+
     def do_GET(self) -> None:
         if not self._allowed():
             return

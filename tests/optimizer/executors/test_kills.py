@@ -5,7 +5,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,7 +13,7 @@ from optuna.trial import TrialState
 
 from optimizer.search import running
 from optimizer.search.running import Task
-from optimizer.search.storage import StudyStorage, open_shared, open_storage
+from optimizer.search.storage import StudyStorage, open_shared
 from optimizer.search.study import run_study
 from tests.optimizer.executors.test_sharing import check_spent, shared
 from tests.optimizer.tiny_zoo import TinyZoo
@@ -52,16 +51,7 @@ def finished(storage: StudyStorage, name: str) -> dict[int, Any]:
     return {trial.number: (trial.values, trial.params) for trial in trials if trial.state == TrialState.COMPLETE}
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "two drivers"])
-def test_drivers_killed_twenty_times(tiny_zoo: TinyZoo, tmp_path: Path, kind: str) -> None:
-    if kind == "sqlite":
-        killed_and_checked(
-            lambda: tiny_zoo.task(tiny_zoo.config(Path("run"), search_of(600)), tmp_path / "study.db"),
-            lambda: open_storage(tmp_path / "study.db"),
-            "search",
-            600,
-        )
-        return
+def test_drivers_killed_twenty_times(tiny_zoo: TinyZoo) -> None:
     if not is_installed():
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
     trials = 1500  # who helps is not killed, and would be done too soon with fewer

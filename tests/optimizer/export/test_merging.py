@@ -15,8 +15,9 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load
 from safetensors.torch import load_file
 
-from datagen.errors import BunchError, ConfigError
+from datagen.errors import BunchError, ConfigError, DataError
 from optimizer.export import is_exported, shards, write_merge
+from optimizer.export.folder import whole_folder
 from optimizer.recipes.reading import read_recipe
 from tests.optimizer.export.families import Family, index_of, tensors_in, tokenizer, write_family
 from tests.optimizer.export.mergekit_files import config
@@ -106,8 +107,36 @@ def test_an_old_folder_stays_until_the_new_one_is_whole(
 def test_parents_are_made(merge: Merge, values: dict[str, Any], tmp_path: Path) -> None:
     assert (merge(values, out=tmp_path / "new" / "deep" / "merged") / "model.safetensors").is_file()
     (tmp_path / "file").write_text("")
-    with pytest.raises(BunchError, match="must be written whole, but Not a directory"):
+    with pytest.raises(DataError, match=r"merged: must be a folder that can be written to, but .*File exists"):
         merge(values, out=tmp_path / "file" / "merged")
+
+
+def test_what_a_killed_merge_left_is_put_right(
+    merge: Merge, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = merge(values)
+    before = contents(out)
+    # Killed between two renames.
+    out.rename(tmp_path / ".ours.old")
+    (tmp_path / ".ours.part").mkdir()
+    (tmp_path / ".ours.part" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ConfigError, match="ours: is there already and would be replaced"):
+        merge(values)
+    assert contents(out) == before
+    # Killed when the old one was to be removed.
+    out.rename(tmp_path / ".ours.old")
+    assert contents(merge(values | {"coefficients": {"x": 1, "y": 1}}, "--force")) != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "recipe.yml"]
+
+
+def test_two_merges_into_one_folder(merge: Merge, values: dict[str, Any], tmp_path: Path) -> None:
+    told = r"ours: one command at a time may write here, but a merge, process \d+ on .+ does; wait"
+    with whole_folder(tmp_path / "ours", force=False) as beside:
+        with pytest.raises(ConfigError, match=told):
+            merge(values)
+        assert beside.is_dir()
+        (beside / "model.safetensors").write_bytes(b"first")
+    assert contents(tmp_path / "ours") == {"model.safetensors": b"first"}
 
 
 def full_disk(*_: object) -> None:

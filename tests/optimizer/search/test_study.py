@@ -1,11 +1,6 @@
 """A study from its first trial to its winner; killed anywhere and resumed, it ends as an undisturbed one."""
 
 import math
-import random
-import signal
-import sqlite3
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +10,6 @@ import numpy as np
 import optuna
 import pytest
 import torch
-import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from datagen.errors import BunchError
@@ -28,7 +22,6 @@ from optimizer.search.sampler import LEG, STEPS
 from optimizer.search.storage import StudyStorage
 from optimizer.search.study import PASSES_PER_STEP, Searched, passes, run_study
 from tests.optimizer.tiny_zoo import EXPERTS, ROWS, TinyZoo, engine_of
-from tests.support import DEMO_CONFIG, ROOT, command, goodbunch
 
 BASELINES = ("base", *EXPERTS, "uniform", "task_arithmetic", "lm_cocktail")
 PARETO = {"good": ["safety"], "able": ["math", "code"]}
@@ -360,58 +353,3 @@ def test_killed_anywhere_and_resumed_it_has_the_same_trials(
     assert told(resumed.trials) == told(undisturbed.trials)
     assert resumed.winner.number == undisturbed.winner.number
     assert [trial.number for trial in resumed.trials] == list(range(len(resumed.trials))), "none was lost"
-
-
-# By the command, killed by the system
-
-SMALL = ["search.descent.trials=3", "search.descent.steps=36", "merge.groups=module", "evaluation.rows=4"]
-SMALL += [f"objective.{name}.examples=16" for name in ("numbers", "medicine", "finance")]
-
-
-def finished(database: Path) -> int:
-    """How many trials a database holds as finished, read from outside."""
-    if not database.is_file():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-            done = "select count(*) from trials where state = 'COMPLETE'"
-            return int(connection.execute(done).fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
-def trials(database: Path) -> dict[str, Trials]:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
-    studies = [optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()]
-    return {study.study_name: told(study.trials) for study in studies}
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(demo: Path, tmp_path: Path) -> None:
-    settings = yaml.safe_load(DEMO_CONFIG.read_text())
-    settings["search"]["controls"] = {"control": ["numbers"]}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
-
-    def arguments(out: str) -> list[str]:
-        places = [f"vars.zoo={demo}/zoo", f"data.folder={demo}/data"]
-        return ["search", str(tmp_path / "small.yaml"), *SMALL, *places, "--out", str(tmp_path / out)]
-
-    whole = goodbunch(*arguments("whole"))
-    assert whole.returncode == 0, whole.stderr
-
-    rng = random.Random(0)
-    database = tmp_path / "killed" / "study.db"
-    for kill_after in (3, 9, 13):  # in a baseline, in the descent, in a control
-        process = subprocess.Popen(command(*arguments("killed")), cwd=ROOT, stdout=subprocess.DEVNULL)
-        while finished(database) < kill_after and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(rng.random() * 0.3)  # anywhere within the next trial
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the search ended before it could be killed"
-        assert finished(database) >= kill_after
-    resumed = goodbunch(*arguments("killed"))
-    assert resumed.returncode == 0, resumed.stderr
-
-    assert trials(database) == trials(tmp_path / "whole" / "study.db")
-    first, second = (tmp_path / out / "merged" / "model.safetensors" for out in ("whole", "killed"))
-    assert first.read_bytes() == second.read_bytes()
