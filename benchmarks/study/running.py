@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from benchmarks.study.methods import Way
 
 
+#: What the one row of a variant is kept as.
+_VARIANT = "variant"
+
+
 class Task(NamedTuple):
     """One cell: a setting on one zoo, or one value of what is varied there.
 
@@ -69,13 +73,14 @@ def _run(task: Task) -> dict[str, Any]:
         rows: dict[str, Any] = {}
         if task.varied:
             variant = study.ablations.variants[task.varied][task.value]
-            rows = _measured(cell, lambda cell: {task.value: ablated(cell, variant)})
+            rows = _measured(cell, lambda cell: {_VARIANT: ablated(cell, variant)})
         else:
             for way in ways(cell):
                 rows |= _measured(cell, way)
         write_text(file, json.dumps(rows) + "\n")
     print(*task, flush=True)
-    return task._asdict() | {"rows": json.loads(file.read_text())}
+    rows = json.loads(file.read_text())
+    return task._asdict() | {"rows": {task.value: rows[_VARIANT]} if task.varied else rows}
 
 
 def _measured(cell: "Cell", way: "Way") -> dict[str, Any]:
@@ -95,11 +100,16 @@ def _measured(cell: "Cell", way: "Way") -> dict[str, Any]:
 
 
 def _file(task: Task) -> Path:
-    """Where a cell is kept, under a name that tells what decides it."""
-    decided = json.dumps([task, read_study().model_dump(exclude={"ablations"}), CONFIG.read_text()])
+    """Where a cell is kept, under a name that tells what decides it; variants that are the same are one."""
+    study = read_study()
+    decided: list[Any] = [
+        *(task.recipe, task.seed, CONFIG.read_text()),
+        study.model_dump(exclude={"settings", "ablations"}),
+        study.settings[task.setting].model_dump(exclude={"recipes"}),
+    ]
     if task.varied:
-        decided += read_study().ablations.variants[task.varied][task.value].model_dump_json()
-    return CACHE / "study" / f"{hashlib.sha256(decided.encode()).hexdigest()[:16]}.json"
+        decided.append(study.ablations.variants[task.varied][task.value].model_dump())
+    return CACHE / "study" / f"{hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:16]}.json"
 
 
 def main() -> int:
