@@ -15,10 +15,10 @@ demo: $(INSTALLED)
 	$(BIN)/goodbunch demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -m "not slow"
 
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n 2 -m slow
+	$(BIN)/pytest -m slow
 
 # The real commands killed two hundred times: KILLS=, SEED= and ONLY= choose.
 KILLS ?= 200

@@ -4,10 +4,8 @@ The demo takes minutes, so it begins with the session and runs beside the tests 
 """
 
 import os
-import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,9 +30,6 @@ os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "pycache"))
 
 _RUNNING = pytest.StashKey[subprocess.Popen[bytes]]()
 
-#: What the demo's exit code is written to, for all processes of a session.
-_CODE = CACHE / "demo.code"
-
 #: Files with tests that end processes of Ray by their titles, and those whose processes could be meant.
 _RAY = ("optimizer/executors", "datagen/engines/test_cluster", "datagen/test_pipeline")
 
@@ -49,27 +44,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_needs_demo)
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begins the demo of a session of several processes, which collects no tests itself."""
-    if getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput"):
-        _begin_demo(session.config)
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begins the demo if a test needs it. What earlier sessions finished is not done again."""
-    alone = not getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput")
-    if alone and not session.config.option.collectonly and any(map(_needs_demo, session.items)):
-        _begin_demo(session.config)
-
-
-def _begin_demo(config: pytest.Config) -> None:
-    CACHE.mkdir(exist_ok=True)
-    _CODE.unlink(missing_ok=True)
-    run = f"{shlex.join(command('demo', '--out', CACHE / 'demo'))}; echo $? > {shlex.quote(str(_CODE))}"
-    with (CACHE / "demo.log").open("w") as log:
-        config.stash[_RUNNING] = subprocess.Popen(
-            ["sh", "-c", run], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    """Begins the demo if a test needs it, or waits for that of a session beside this one, which is not done again."""
+    if not session.config.option.collectonly and any(map(_needs_demo, session.items)):
+        CACHE.mkdir(exist_ok=True)
+        after = ["flock", str(CACHE / "demo.lock")]
+        with (CACHE / "demo.log").open("a") as log:
+            session.config.stash[_RUNNING] = subprocess.Popen(
+                [*after, *command("demo", "--out", CACHE / "demo")],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -80,7 +66,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _clusters_in_turn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Keeps files with clusters of Ray apart, whatever process runs them."""
+    """Keeps files with clusters of Ray apart from those of a session beside this one."""
     if not request.path.relative_to(TESTS).as_posix().startswith(_RAY):
         yield
         return
@@ -90,12 +76,10 @@ def _clusters_in_turn(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def demo() -> Path:
+def demo(pytestconfig: pytest.Config) -> Path:
     """The run folder of a whole demo, made by the command."""
-    end = time.monotonic() + 3600
-    while not (_CODE.is_file() and _CODE.read_text().strip()) and time.monotonic() < end:
-        time.sleep(0.5)
-    assert _CODE.is_file() and _CODE.read_text().strip() == "0", (CACHE / "demo.log").read_text()[-3000:]
+    code = pytestconfig.stash[_RUNNING].wait(timeout=3600)
+    assert code == 0, (CACHE / "demo.log").read_text()[-3000:]
     return CACHE / "demo"
 
 
