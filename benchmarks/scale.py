@@ -1,6 +1,6 @@
 """How many workers one driver keeps busy: the real loop and storage, with workers that sleep.
 
-Run it by `python -m benchmarks.scale`; it takes some minutes. What a worker does is simulated, since this is about what
+Run it by `python -m benchmarks.scale`; it takes twenty minutes. What a worker does is simulated, since this is about what
 the driver costs: durations of trials are drawn from those of a real study, scaled to a mean, and losses from a bowl.
 """
 
@@ -10,17 +10,15 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 
 from benchmarks.measuring import Figure, report
 from datagen.batches import Encoded
-from datagen.errors import ConfigError
 from optimizer.executors.base import Executor, Work
 from optimizer.merging.space import Space
 from optimizer.objective.scores import Score
@@ -41,9 +39,6 @@ SECONDS, EACH = 3.0, 16
 
 #: Storage -> workers that must be kept busy, and for which share of the time.
 ASKED = {"sqlite": (64, 0.95), "postgresql": (256, 0.90)}
-
-#: Storage -> how many drivers share the workers; a file has one.
-DRIVERS = {"sqlite": (1,), "postgresql": (1, 2)}
 
 #: Seconds of the trials of the demo's search on the machine of the results, as shares of their mean.
 SPREAD = (0.55, 0.61, 0.7, 0.78, 0.86, 0.93, 1.0, 1.08, 1.17, 1.32)
@@ -117,98 +112,34 @@ class Driven(NamedTuple):
     used: float
 
 
-def drive(
-    storage: StudyStorage,
-    name: str,
-    sampler: str,
-    workers: int,
-    trials: int,
-    *,
-    joins: bool = False,
-    ready: Callable[[], object] = lambda: None,
-) -> Driven:
-    """One driver of a study, to its end.
-
-    Args:
-        storage: of its trials.
-        name: of it.
-        sampler: who suggests.
-        workers: of this driver.
-        trials: of the study.
-        joins: whether another driver begins it.
-        ready: returns when it may begin.
-    """
-    objective = Objective([Term(name, weight, [EXAMPLE] * 16) for name, weight in TERMS.items()])
-    box = BlackBoxConfig(trials=trials, patience=0)
-    config = SearchConfig.model_validate({"sampler": sampler, "black_box": box.model_dump()})
-    space = Space.named(["a", "b", "c"], [f"model.layers.{i}.mlp.up_proj.weight" for i in range(LAYERS)], "layer")
-    pool = Sleeping(workers)
-    with ExitStack() as stack:
-        driver = stack.enter_context(Driver(storage, joins)) if storage.shared else None
-        task = Task(storage, Problem(config, objective, objective), space, pool, driver=driver)
-        ready()
-        if driver is not None:
-            _claim(driver, name, task)
-        used = time.process_time()
-        study = Running(name, task, search_plan(task.problem, space, {}, {}))
-        run_all([study], pool)
-        return Driven(pool.worked, time.process_time() - used)
-
-
-def _claim(driver: Driver, name: str, task: Task) -> None:
-    """Begins a study, or waits until another driver has."""
-    while True:
-        try:
-            driver.claim(open_study(name, task))
-        except ConfigError:
-            if not driver.joins:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _join(url: str, barrier: Any, results: Any, *given: Any) -> None:
-    """Another driver, in a process of its own."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    results.put(drive(open_shared(url), *given, joins=True, ready=barrier.wait))
-
-
-def simulate(storage: StudyStorage, sampler: str, workers: int, drivers: int = 1) -> dict[str, float]:
+def simulate(storage: StudyStorage, sampler: str, workers: int) -> dict[str, float]:
     """One study.
 
     Args:
         storage: of its trials.
         sampler: who suggests.
-        workers: of all drivers.
-        drivers: processes that share the study and the workers.
+        workers: how many.
 
     Returns:
         `busy`, the share of the workers' time in which they worked, until the last trial is begun; and milliseconds of
-        the drivers' own time `per trial`.
+        the driver's own time `per trial`.
     """
-    spawn = get_context("spawn")
-    barrier, results = spawn.Barrier(drivers), spawn.Queue()
-    given = (f"{sampler}-{workers}-{drivers}", sampler, workers // drivers, workers * EACH)
-    url = storage.database.engine.url.render_as_string(hide_password=False)
-    others = [spawn.Process(target=_join, args=(url, barrier, results, *given)) for _ in range(drivers - 1)]
-    for other in others:
-        other.start()
-    begun = 0.0
-
-    def ready() -> None:
-        nonlocal begun
-        barrier.wait()
-        begun = time.monotonic()
-
-    found = [drive(storage, *given, ready=ready), *(results.get() for _ in others)]
-    for other in others:
-        other.join()
-    worked = [one for driven in found for one in driven.worked]
-    last = max(since for since, _ in worked)
-    busy = sum(min(until, last) - since for since, until in worked)
-    used = sum(driven.used for driven in found)
-    return {"busy": busy / (workers * (last - begun)), "per trial": 1000 * used / len(worked)}
+    objective = Objective([Term(name, weight, [EXAMPLE] * 16) for name, weight in TERMS.items()])
+    box = BlackBoxConfig(trials=workers * EACH, patience=0)
+    config = SearchConfig.model_validate({"sampler": sampler, "black_box": box.model_dump()})
+    space = Space.named(["a", "b", "c"], [f"model.layers.{i}.mlp.up_proj.weight" for i in range(LAYERS)], "layer")
+    pool, name = Sleeping(workers), f"{sampler}-{workers}"
+    with ExitStack() as stack:
+        driver = stack.enter_context(Driver(storage, joins=False)) if storage.shared else None
+        task = Task(storage, Problem(config, objective, objective), space, pool, driver=driver)
+        if driver is not None:
+            driver.claim(open_study(name, task))
+        begun, used = time.monotonic(), time.process_time()
+        run_all([Running(name, task, search_plan(task.problem, space, {}, {}))], pool)
+        used = time.process_time() - used
+    last = max(since for since, _ in pool.worked)
+    busy = sum(min(until, last) - since for since, until in pool.worked)
+    return {"busy": busy / (workers * (last - begun)), "per trial": 1000 * used / len(pool.worked)}
 
 
 @contextmanager
@@ -227,7 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--storages", nargs="+", choices=ASKED, default=list(ASKED))
     parser.add_argument("--samplers", nargs="+", default=["random", "cmaes", "tpe"])
-    parser.add_argument("--workers", nargs="+", type=int, default=[1, 16, 64, 128, 256])
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 16, 64, 256])
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     figures: list[Figure] = []
@@ -235,16 +166,15 @@ def main() -> int:
     for kind in given.storages:
         with opened(kind) as storage:
             for sampler in given.samplers:
-                for drivers in DRIVERS[kind]:
-                    case = f"{kind}, {sampler}" + (f", {drivers} drivers" if drivers > 1 else "")
-                    curve = curves[case] = {}
-                    for workers in [workers for workers in given.workers if workers >= 32 * drivers or drivers == 1]:
-                        curve[workers] = simulate(storage, sampler, workers, drivers)
-                        print(case, workers, curve[workers], flush=True)
-                    most, share = ASKED[kind]
-                    if most in curve:
-                        name = f"{case}: share of the time that {most} workers are busy"
-                        figures.append(Figure(name, curve[most]["busy"], share))
+                case = f"{kind}, {sampler}"
+                curve = curves[case] = {}
+                for workers in given.workers:
+                    curve[workers] = simulate(storage, sampler, workers)
+                    print(case, workers, curve[workers], flush=True)
+                most, share = ASKED[kind]
+                if most in curve:
+                    name = f"{case}: share of the time that {most} workers are busy"
+                    figures.append(Figure(name, curve[most]["busy"], share))
     plot(curves)
     return 0 if report("scale", figures, dict(curves)) else 1
 
