@@ -1,7 +1,7 @@
 """How many workers one driver keeps busy: the real loop and storage, with workers that sleep.
 
-Run it by `python -m benchmarks.scale`; it takes twenty minutes. What a worker does is simulated, since this is about what
-the driver costs: durations of trials are drawn from those of a real study, scaled to a mean, and losses from a bowl.
+Run it by `python -m benchmarks.scale`; it takes twenty minutes. What a worker does is simulated, since this is about
+what the driver costs: durations of trials are drawn from those of a real study, scaled to a mean, and losses from a bowl.
 """
 
 import argparse
@@ -98,18 +98,6 @@ def _evaluated(point: Point, _: Standing) -> Evaluated:
     scores = {name: Score(loss, 1 - loss, 100) for name in TERMS}
     blocks = [[loss * (1 + 0.01 * i)] for i in range(16)]
     return Evaluated(Measured(scores, [loss], blocks), scores, SECONDS)
-
-
-class Driven(NamedTuple):
-    """What one driver did.
-
-    Attributes:
-        worked: from when until when, for each trial of its workers.
-        used: seconds of its own time.
-    """
-
-    worked: list[tuple[float, float]]
-    used: float
 
 
 def simulate(storage: StudyStorage, sampler: str, workers: int) -> dict[str, float]:
