@@ -1,7 +1,7 @@
 """How many workers one driver keeps busy: the real loop and storage, with workers that sleep.
 
 Run it by `python -m benchmarks.scale`; it takes twenty minutes. What a worker does is simulated, since this is about
-what the driver costs: durations of trials are drawn from those of a real study, scaled to a mean, and losses from a bowl.
+what the driver costs: durations of trials are drawn from those of a real study, scaled to a mean, losses from a bowl.
 """
 
 import argparse
