@@ -22,6 +22,9 @@ class _LateFile(logging.FileHandler):
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as its parent's
+        """Says nothing: a disk that is full is told of by whoever cannot do without it."""
+
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:

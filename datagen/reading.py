@@ -191,6 +191,8 @@ def read_json(path: Path, kind: type[GoodbunchError] = BunchError) -> dict[str, 
     Raises:
         GoodbunchError: of that kind; the file is missing, too large, or no JSON object.
     """
+    if not path.exists():
+        raise kind(f"{path.parent}: its {path.name} must be there, but is missing; check the path")
     try:
         value = parse_json(read_text(path, kind, JSON_BYTES))
     except UnfitError as error:

@@ -76,7 +76,7 @@ def test_pairs_of_surrogates_are_letters() -> None:
     [
         (b"[1]", r"a\.json: must be a JSON object, but is a list; download it again"),
         (b"\xc3(", r"a\.json: must be in UTF-8, but byte 0 is not; save it as UTF-8"),
-        (None, r"a\.json: must be a readable file, but No such file"),
+        (None, r"its a\.json must be there, but is missing; check the path"),
     ],
 )
 def test_files_are_named(tmp_path: Path, data: bytes | None, message: str) -> None:
