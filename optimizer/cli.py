@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -535,10 +536,19 @@ def _with_out(overrides: list[str] | None, out: str | None) -> list[str]:
     return [*(overrides or []), *([f"run={out}"] if out else [])]
 
 
+def _interrupted_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Interrupts again after what interrupted a destructor, where Python prints it and goes on."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, an interruption says how to go on."""
     # What ends jobs, such as a cluster's scheduler, sends SIGTERM: they clean up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.unraisablehook = _interrupted_again
     try:
         app()
     except GoodbunchError as error:

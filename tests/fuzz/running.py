@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from types import FrameType
 
 from datagen.errors import GoodbunchError
@@ -84,10 +85,25 @@ def run(
         tell: told how far it is, after every thousand.
     """
     rng = random.Random(seed)
-    console.quiet = True
     mutator = Mutator(rng)
     targets = [target for target in Targets(folder).all if only in ("", target.name)]
-    outcome = Outcome()
+    outcome, was_quiet, console.quiet = Outcome(), console.quiet, True
+    try:
+        _run_all(outcome, cases, targets, mutator, rng, folder, tell)
+    finally:
+        console.quiet = was_quiet
+    return outcome
+
+
+def _run_all(
+    outcome: Outcome,
+    cases: int,
+    targets: list[Any],
+    mutator: Mutator,
+    rng: random.Random,
+    folder: Path,
+    tell: Callable[[int, Outcome], None] | None,
+) -> None:
     for case in range(cases):
         target = drawn(targets, rng)
         data = target.change(mutator, rng.choice(target.samples), target.samples)
@@ -114,7 +130,6 @@ def run(
         restored(folder, target)
         if tell and (case + 1) % 1000 == 0:
             tell(case + 1, outcome)
-    return outcome
 
 
 def unclear(message: str, file: str) -> str:
