@@ -50,7 +50,7 @@ def small_disk(place: Path, size: str) -> Iterator[Callable[[], None]]:
         ("search", "16k", "study.db: trials must be kept there, but database or disk is full; make room"),
         ("search", "300k", "study.db: trials must be kept there, but database or disk is full; make room"),
         ("merge", "40k", "must be written whole, but No space left on device"),
-        ("report", "60k", "report.html: must be written, but No space left on device; make room"),
+        ("report", "1m", "report.html: must be written, but No space left on device; make room"),
     ],
 )
 def test_a_full_disk(killer: Make, name: str, size: str, full: str) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from types import FrameType
+from typing import Any
 
 from datagen.errors import GoodbunchError
 from datagen.progress import console
