@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -536,21 +537,33 @@ def _with_out(overrides: list[str] | None, out: str | None) -> list[str]:
     return [*(overrides or []), *([f"run={out}"] if out else [])]
 
 
-def _interrupted_again(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Interrupts again after what interrupted a destructor, where Python prints it and goes on."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
-    else:
-        sys.__unraisablehook__(unraisable)
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets SIGTERM, which schedulers end jobs with, be as Ctrl-C, and loses neither.
+
+    Python only prints an interruption that falls into a destructor or a weak reference's callback; it is raised again.
+    """
+
+    def lost(told: "sys.UnraisableHookArgs") -> None:
+        if issubclass(told.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+        else:
+            before(told)
+
+    for one in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(one, signal.default_int_handler)
+    before, sys.unraisablehook = sys.unraisablehook, lost
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, an interruption says how to go on."""
-    # What ends jobs, such as a cluster's scheduler, sends SIGTERM: they clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.unraisablehook = _interrupted_again
     try:
-        app()
+        with _interruptible():
+            app()
     except GoodbunchError as error:
         print(f"goodbunch: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)

@@ -169,10 +169,11 @@ def kill_all(folder: Path, kills: int, seed: int, names: Sequence[str] = tuple(S
             wanted = max(1, round(kills * SHARES[name] / sum(SHARES[one] for one in names)))
             while killer.kills.total() < wanted:
                 killer.kill()
+                print(f"\r{name}: {killer.kills.total()}/{wanted}", end="", flush=True)
             killer.finish()
             told = ", ".join(f"{how.name} {count}" for how, count in sorted(killer.kills.items()))
             print(
-                f"{name}: killed {killer.kills.total()} times ({told}), {killer.finished} runs ended as undisturbed "
+                f"\r{name}: killed {killer.kills.total()} times ({told}), {killer.finished} runs ended as undisturbed "
                 f"ones, {killer.lost} signals were lost, {time.monotonic() - begun:.0f} s",
                 flush=True,
             )

@@ -1,10 +1,13 @@
 """Bad input costs seconds and one line; every command has help with an example."""
 
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from optimizer.cli import _interruptible
 from tests.support import DEMO_CONFIG, ROOT, goodbunch
 
 
@@ -131,3 +134,13 @@ def test_gpu_without_a_dry_run() -> None:
 
 def test_dry_run_reads_what_a_run_reads() -> None:
     assert "matches none" in refused("datagen", PAPER, "--dry-run", "data.cleaning.overlap.files=[no/such.jsonl]")
+
+
+def test_an_interruption_within_a_destructor_is_not_lost() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), _interruptible():
+        Dying()
+        time.sleep(10)
