@@ -10,6 +10,7 @@ FILE = "goodbunch.log"
 
 #: Everything of ours that stands in the log; the terminal has it from `datagen.progress`.
 log = logging.getLogger("goodbunch")
+log.addHandler(logging.NullHandler())  # else Python prints it where no file is open
 
 #: Libraries that keep what they say from the root logger.
 _OWN_WAYS = ("transformers", "optuna", "vllm", "datasets", "huggingface_hub", "ray")

@@ -292,14 +292,19 @@ def merge(
     from rich.filesize import decimal
 
     from datagen.progress import console, note
-    from optimizer.trials import find_recipe
+    from optimizer.recipes.reading import read_recipe
 
     if rank is not None and not adapter:
         raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
     if study is not None and trial is None:
         raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
     begun = time.monotonic()
-    read = find_recipe(recipe, trial, study)
+    if trial is None and recipe.is_file():
+        read = read_recipe(recipe)
+    else:
+        from optimizer.trials import find_recipe  # which a recipe alone need not wait for
+
+        read = find_recipe(recipe, trial, study)
     for one in read.notes:
         note(one)
     try:
@@ -444,12 +449,13 @@ def _merge(recipe: "Recipe", out: Path, force: bool, shard: int, run: Path | Non
     """
     from datagen.progress import Bar
     from optimizer.export import write_merge
-    from optimizer.export.measured import measured
-    from optimizer.report.result import read_result
-    from optimizer.trials import run_config
 
     known = None
     if run is not None and (run / "result.json").is_file():
+        from optimizer.export.measured import measured
+        from optimizer.report.result import read_result
+        from optimizer.trials import run_config
+
         known = measured(read_result(run / "result.json"), run_config(run))
 
     with Bar("merging", 0) as bar:

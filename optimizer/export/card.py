@@ -3,17 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+import yaml
 
 from datagen.checkpoints import split_reference
 from datagen.licences import NOT_STATED, front_of
 from optimizer.bunch import Source
-from optimizer.export.measured import Measured
 from optimizer.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from optimizer.export.measured import Measured
 
 #: What a card's front matter says of its licence.
 _LICENCE_KEYS = ("license", "license_name", "license_link")
@@ -33,7 +33,7 @@ def model_card(
     recipe: Recipe,
     sources: Mapping[str, Source],
     written: Mapping[str, str],
-    measured: Measured | None = None,
+    measured: "Measured | None" = None,
     *,
     adapter: bool = False,
 ) -> str:
@@ -54,7 +54,7 @@ def model_card(
     ]
     method = recipe.method
     parts = [
-        f"---\n{_front(sources, licences, measured, adapter).to_yaml().strip()}\n---",
+        f"---\n{_front(sources, licences, measured, adapter)}\n---",
         "# A Goodbunch merge",
         *_shouted(names),
         f"Merged by [{method.name}]({method.paper}): {method.summary}.",
@@ -82,7 +82,7 @@ def _shouted(names: Mapping[str, str]) -> list[str]:
     return told
 
 
-def _scores(measured: Measured | None) -> list[str]:
+def _scores(measured: "Measured | None") -> list[str]:
     if measured is None:
         return [
             "## Scores",
@@ -102,32 +102,42 @@ def licence_of(folder: Path) -> dict[str, Any]:
 def _front(
     sources: Mapping[str, Source],
     licences: Mapping[str, Sequence[Mapping[str, Any]]],
-    measured: Measured | None,
+    measured: "Measured | None",
     adapter: bool,
-) -> ModelCardData:
-    """The card's front matter; a licence stands in it if it is that of all sources."""
+) -> str:
+    """The card's front matter, YAML; a licence stands in it if it is that of all sources."""
     models = dict.fromkeys(model for source in sources.values() for model in _models(source))
     bases = [_models(next(iter(sources.values())))[0]] if adapter else list(models)
     known = list(filter(is_on_the_hub, bases))
     every = [licence for found in licences.values() for licence in found]
-    return ModelCardData(
-        library_name="peft" if adapter else "transformers",
-        base_model=known or None,
-        base_model_relation=("adapter" if adapter else "merge") if known else None,
-        tags=["mergekit", "merge", "goodbunch", *(["lora"] if adapter else [])],
-        model_name="goodbunch merge" if measured else None,
-        eval_results=list(measured.results) if measured else None,
-        **(every[0] if all(licence == every[0] for licence in every) else {}),
-    )
+    told: dict[str, Any] = {
+        "library_name": "peft" if adapter else "transformers",
+        "tags": ["mergekit", "merge", "goodbunch", *(["lora"] if adapter else [])],
+    }
+    if known:
+        told |= {"base_model": known, "base_model_relation": "adapter" if adapter else "merge"}
+    if all(licence == every[0] for licence in every):
+        told |= every[0]
+    if measured is None:
+        return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True)).strip()
+    from huggingface_hub import ModelCardData  # half a second, which a plain merge does without
+
+    data = ModelCardData(model_name="goodbunch merge", eval_results=list(measured.results), **told)
+    return str(data.to_yaml()).strip()
 
 
 def is_on_the_hub(model: str) -> bool:
     """Whether a name may be one of the hub's, which refuses cards that name anything else as a base."""
+    if model.count("/") != 1 or Path(model).expanduser().is_dir():
+        return False
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
     try:
         validate_repo_id(model)
     except HFValidationError:
         return False
-    return model.count("/") == 1 and not Path(model).expanduser().is_dir()
+    return True
 
 
 def _models(source: Source) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datagen.checkpoints import is_embeddings
 from datagen.errors import ConfigError
@@ -12,11 +13,13 @@ from datagen.files import write_text
 from datagen.reading import read_json
 from optimizer.bunch import Source
 from optimizer.export.card import model_card
-from optimizer.export.measured import Measured
 from optimizer.recipes.mergekit import MergekitRecipe
 from optimizer.recipes.mergekit_out import mergekit_config
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from optimizer.export.measured import Measured
 
 #: Files that are kept of the source that gives the tokenizer.
 _TOKENIZER_FILES = (
@@ -45,7 +48,7 @@ def write_companions(
     folder: Path,
     *,
     out_dtype: str,
-    measured: Measured | None = None,
+    measured: "Measured | None" = None,
     adapter: bool = False,
 ) -> None:
     """Writes all that is neither weights nor their config.
@@ -69,7 +72,7 @@ def write_companions(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_scores(recipe: Recipe, folder: Path, measured: Measured) -> None:
+def write_scores(recipe: Recipe, folder: Path, measured: "Measured") -> None:
     """Writes the model card of a merged folder anew, once it is known how the merge scores.
 
     Args:

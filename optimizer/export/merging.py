@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 
@@ -13,11 +13,13 @@ from datagen.errors import BunchError
 from optimizer.bunch import Source, open_sources
 from optimizer.export.companions import RECIPE, write_companions, write_json
 from optimizer.export.folder import check_place, whole_folder
-from optimizer.export.measured import Measured
 from optimizer.export.shards import ShardWriter
 from optimizer.merging.bank import Bank, floating_dtype
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.recipe import Recipe, TensorRecipe
+
+if TYPE_CHECKING:
+    from optimizer.export.measured import Measured
 
 #: Names of the weights' type in config.json, the newer one first.
 DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -36,7 +38,7 @@ def write_merge(
     force: bool = False,
     shard: int = SHARD,
     device: torch.device | None = None,
-    measured: Measured | None = None,
+    measured: "Measured | None" = None,
     on_tensor: OnTensor | None = None,
 ) -> Path:
     """Makes a merge and writes it as a Hugging Face folder.

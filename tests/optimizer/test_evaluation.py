@@ -133,7 +133,7 @@ def test_less_of_some_terms_is_better() -> None:
 
 def test_rows_without_what_a_metric_looks_for_are_refused() -> None:
     (term,) = parse_terms(["medicine:number"], list(ROWS))
-    with pytest.raises(DataError, match=r"must have what 'number' looks for, but that of row .*'take  One pill'"):
+    with pytest.raises(DataError, match=r"must have what 'number' looks for, but that of row .*'take One pill'"):
         term.check(ROWS["medicine"])
     term.check([Row.of("f", "take 2", kind="medicine")])
 

@@ -319,7 +319,7 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
             [
                 (optuna.trial.Trial, "set_constraint", 2),
                 (optuna.trial.Trial, "set_user_attr", 3),
-                (tables, "distribution_to_json", 40),
+                (tables, "rows_of", 9),
                 (StudyStorage, "set_trial_params", 9),
             ],
         ),
