@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FILE = "goodbunch.log"
@@ -60,4 +60,5 @@ def logged(folder: Path) -> Iterator[None]:
         log.setLevel(level)
         for logger, handler in added:
             logger.removeHandler(handler)
-        file.close()
+        with suppress(OSError):  # what a full disk did not take is written once more here
+            file.close()
