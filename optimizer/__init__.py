@@ -71,7 +71,7 @@ def merge(
     """
     from optimizer.export import write_merge
     from optimizer.recipes import Recipe
-    from optimizer.trials import find_recipe
+    from optimizer.recipes.finding import find_recipe
 
     found = recipe if isinstance(recipe, Recipe) else find_recipe(Path(recipe), trial)
     write_merge(found, Path(out), force=force)

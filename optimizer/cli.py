@@ -292,19 +292,14 @@ def merge(
     from rich.filesize import decimal
 
     from datagen.progress import console, note
-    from optimizer.recipes.reading import read_recipe
+    from optimizer.recipes.finding import find_recipe
 
     if rank is not None and not adapter:
         raise ConfigError("--rank must come with --adapter, but comes alone; a whole model has no rank, leave it out")
     if study is not None and trial is None:
         raise ConfigError("--study must come with --trial, but comes alone; add the number of a trial")
     begun = time.monotonic()
-    if trial is None and recipe.is_file():
-        read = read_recipe(recipe)
-    else:
-        from optimizer.trials import find_recipe  # which a recipe alone need not wait for
-
-        read = find_recipe(recipe, trial, study)
+    read = find_recipe(recipe, trial, study)
     for one in read.notes:
         note(one)
     try:

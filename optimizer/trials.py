@@ -15,34 +15,11 @@ from optimizer.config import Config
 from optimizer.engines.banks import space_of
 from optimizer.export.companions import RECIPE
 from optimizer.loading import describe, load_config
-from optimizer.recipes import Recipe
 from optimizer.recipes.ours import GroupedRecipe
-from optimizer.recipes.reading import read_recipe
 from optimizer.recipes.searched import recipe_of
-from optimizer.report.result import MAIN
 from optimizer.search.domain import Point
 from optimizer.search.records import DONE
 from optimizer.search.storage import open_storage
-
-
-def find_recipe(source: Path, trial: int | None = None, study: str | None = None) -> Recipe:
-    """The recipe in a file, or of a trial or the winner of a run.
-
-    Args:
-        source: a recipe, a mergekit YAML file, or a run folder.
-        trial: of a run folder: this one in place of the winner.
-        study: of the trial; by default the search.
-
-    Raises:
-        GoodbunchError: there is no such recipe, run or trial.
-    """
-    if trial is not None:
-        if not source.is_dir():
-            raise ConfigError(
-                f"--trial must come with a run folder, but {source} is none; name the folder, or leave it out"
-            )
-        return trial_recipe(source, study or MAIN, trial)
-    return read_recipe(run_winner(source) / RECIPE if source.is_dir() else source)
 
 
 def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:

@@ -54,15 +54,16 @@ class WholeMerge:
         Args:
             coefficients: tensor name -> what `Bank.merge` takes.
         """
-        at = {name: torch.as_tensor(coefficients[name], dtype=torch.float64) for name in self._live}
         with torch.no_grad():
             # What a first merge prepares cannot be recorded; nor can coefficients by block.
-            if self._record is None or self._tuned != self._bank.tuned or any(one.dim() > 1 for one in at.values()):
-                for name, out in self._live.items():
-                    self._bank.merge(name, coefficients[name], out)
-                self._tuned, self._play = self._bank.tuned, None
-                return
-            self._replay(list(at.values()), self._record)
+            if self._record is not None and self._tuned == self._bank.tuned:
+                at = [torch.as_tensor(coefficients[name], dtype=torch.float64) for name in self._live]
+                if all(one.dim() == 1 for one in at):
+                    self._replay(at, self._record)
+                    return
+            for name, out in self._live.items():
+                self._bank.merge(name, coefficients[name], out)
+            self._tuned, self._play = self._bank.tuned, None
 
     def _replay(self, coefficients: list[torch.Tensor], record: Record) -> None:
         if self._play is None:
