@@ -55,12 +55,12 @@ from optimizer.report.result import (
     read_result,
     write_result,
 )
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import Point
 from optimizer.search.evaluating import Evaluated
 from optimizer.search.measuring import Measured, Standing
 from optimizer.search.problem import Problem
 from optimizer.search.running import Task
-from optimizer.search.storage import open_storage
 from optimizer.search.study import Searched, run_study
 from optimizer.search_config import BlackBoxConfig, SearchConfig
 from optimizer.studies import Terms, trial_rows

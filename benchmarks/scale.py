@@ -23,6 +23,7 @@ from optimizer.executors.base import Executor, Work
 from optimizer.merging.space import Space
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import Objective, Term
+from optimizer.search.databases import open_shared, open_storage
 from optimizer.search.domain import Point
 from optimizer.search.evaluating import Evaluated
 from optimizer.search.measuring import Measured, Standing
@@ -30,7 +31,7 @@ from optimizer.search.plans import search_plan
 from optimizer.search.problem import Problem
 from optimizer.search.running import Running, Task, open_study, run_all
 from optimizer.search.sharing import Driver
-from optimizer.search.storage import StudyStorage, open_shared, open_storage
+from optimizer.search.storage import StudyStorage
 from optimizer.search_config import BlackBoxConfig, SearchConfig
 from tests.postgres import postgres
 

@@ -19,10 +19,10 @@ from optimizer.planning.cost import Cost
 from optimizer.planning.memory import Scoring
 from optimizer.planning.rates import of_device
 from optimizer.planning.work import load_of
+from optimizer.search.databases import open_storage
 from optimizer.search.evaluating import Evaluator
 from optimizer.search.problem import Problem
 from optimizer.search.running import Task
-from optimizer.search.storage import open_storage
 from optimizer.search.study import equivalents, run_study
 from optimizer.search_config import DescentConfig, SearchConfig
 

@@ -19,10 +19,10 @@ from datagen.cluster import Workers
 from optimizer.engines.banks import space_of
 from optimizer.executors.cluster import RayExecutor
 from optimizer.report.result import MAIN
+from optimizer.search.databases import open_storage
 from optimizer.search.plans import search_plan
 from optimizer.search.records import BLOCKS, whole
 from optimizer.search.running import Running, Task, run_all
-from optimizer.search.storage import open_storage
 
 #: Trials of a study, examples of every term, and what two workers' time may be of one's.
 TRIALS, EXAMPLES, SHARE = 200, 32, 0.65

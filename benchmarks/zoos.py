@@ -27,11 +27,11 @@ from optimizer.loading import load_config
 from optimizer.merging.methods import METHODS
 from optimizer.merging.space import Coefficients
 from optimizer.objective.terms import Objective, Term, load_objective
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
 from optimizer.search.problem import Problem
 from optimizer.search.running import Task
-from optimizer.search.storage import open_storage
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"

@@ -19,6 +19,13 @@ _OWN_WAYS = ("transformers", "optuna", "vllm", "datasets", "huggingface_hub", "r
 class _LateFile(logging.FileHandler):
     """A file that is there once something is to be said, so that what is refused leaves nothing behind."""
 
+    _latest: logging.LogRecord | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Leaves out what comes again: some libraries, or some settings of them, pass records on to the root logger."""
+        again, self._latest = record is self._latest, record
+        return not again and super().filter(record)
+
     def _open(self):  # type: ignore[no-untyped-def] # noqa: ANN202 - as its parent's
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()

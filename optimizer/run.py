@@ -48,9 +48,9 @@ from optimizer.report.runaways import runaways
 from optimizer.report.tables import score_table, text_table
 from optimizer.report.verdict import remarks
 from optimizer.search.baselines import NAIVE
+from optimizer.search.databases import open_shared
 from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
-from optimizer.search.storage import open_shared
 from optimizer.search.study import Searched
 from optimizer.studies import Terms, costs, evaluators_of, open_run, run_all_studies, trial_rows, winning
 

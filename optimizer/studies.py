@@ -28,6 +28,7 @@ from optimizer.objective.terms import Objective, load_objective
 from optimizer.recipes.into_space import recipe_points
 from optimizer.report.layers import layer_means
 from optimizer.report.result import MAIN, REFINED, SaidScore, TrialRow
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
 from optimizer.search.measuring import DIVERGED, FAILED
@@ -49,7 +50,6 @@ from optimizer.search.records import (
 )
 from optimizer.search.running import OnTrial, Task, open_study
 from optimizer.search.sharing import Driver
-from optimizer.search.storage import open_storage
 from optimizer.search.study import Searched, passes, refine, run_studies
 
 

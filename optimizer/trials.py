@@ -17,9 +17,9 @@ from optimizer.export.companions import RECIPE
 from optimizer.loading import describe, load_config
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.searched import recipe_of
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import Point
 from optimizer.search.records import DONE
-from optimizer.search.storage import open_storage
 
 
 def trial_recipe(run: Path, study: str, number: int) -> GroupedRecipe:

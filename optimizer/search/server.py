@@ -21,6 +21,7 @@ from optimizer.search.tables import (
     Ended,
     Rows,
     Unwritten,
+    begun,
     last,
     rows_of,
     utc,
@@ -96,18 +97,13 @@ def claim(
     beats: bool,
 ) -> tuple[int, int] | None:
     """See `tables.claim`."""
-    begun = {
-        "state": trial.state.name,
-        "datetime_start": str(utc(trial.datetime_start) or "") or None,
-        "datetime_complete": str(utc(trial.datetime_complete) or "") or None,
-    }
     given = {
         "study": study_id,
         "known": len(known),
         "last": last(known),
         "room": room,
         "alike": json.dumps(trial.user_attrs.get(LIKE)),
-        "trial": json.dumps(begun),
+        "trial": json.dumps(begun(trial) | {"state": trial.state.name}, default=str),
         "beats": beats,
         "rows": _sent(rows_of(trial, Unwritten.all_of(trial), trial.values)),
     }

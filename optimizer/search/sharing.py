@@ -11,7 +11,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from datagen.errors import ConfigError
-from optimizer.search.storage import GRACE, HEARTBEAT, StudyStorage
+from optimizer.search.databases import GRACE, HEARTBEAT
+from optimizer.search.storage import StudyStorage
 
 #: User attribute of a trial, whose driver evaluates it; of a study, who began it and sees it to its end.
 DRIVER = "driver"

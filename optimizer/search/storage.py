@@ -1,39 +1,27 @@
 """Where trials are kept: in memory for whoever runs a study, and in a database for all that comes after."""
 
 import copy
-import functools
 import time
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
-import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.storages._in_memory import _StudyInfo
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from datagen.errors import EngineError
 from optimizer.search import server, tables
+from optimizer.search.patience import patiently
 from optimizer.search.tables import LIKE, Ended, Unwritten, Writing
-
-#: Seconds between the signs of life that a driver gives for its trials; after how many without one they are another's.
-HEARTBEAT, GRACE = 10, 60
-
-#: Seconds that a database may be away, and between tries to reach it.
-PATIENCE, _PAUSE = 180.0, 1.0
-
-#: Oldest server that is known to do.
-_POSTGRES = (12,)
 
 #: Seconds after which it is looked up anew what other drivers did.
 _STALE = 0.5
@@ -41,46 +29,15 @@ _STALE = 0.5
 T = TypeVar("T")
 
 
-class _Patient(RDBStorage):
-    """A database that is waited for when it is away."""
-
-
 def _may_differ(state: TrialState, before: FrozenTrial) -> bool:
     """Whether a trial may be another than it was; parameters of one that is under way do not change."""
     return not before.state.is_finished() and (state != before.state or not before.params)
-
-
-def _is_away(error: BaseException) -> bool:
-    """Whether a call failed since the database was not there."""
-    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-    return isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
 
 
 def _equip(connection: Any, _: Any) -> None:
     """Gives a new connection to PostgreSQL its functions."""
     connection.execute(server.FUNCTIONS)
     connection.commit()
-
-
-def _patiently(call: Callable[..., T]) -> Callable[..., T]:
-    """A call that is made again as long as the database is away."""
-
-    @functools.wraps(call)
-    def patient(*given: Any, **named: Any) -> T:
-        end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return call(*given, **named)
-            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
-                if not _is_away(error) or time.monotonic() > end:
-                    raise
-                time.sleep(_PAUSE)
-
-    return patient
-
-
-for _name in [*BaseStorage.__abstractmethods__, "_get_stale_trial_ids"]:
-    setattr(_Patient, _name, _patiently(getattr(RDBStorage, _name)))
 
 
 class StudyStorage(InMemoryStorage):
@@ -105,6 +62,9 @@ class StudyStorage(InMemoryStorage):
             sqlalchemy.event.listen(database.engine, "connect", _equip)
             database.engine.dispose()  # connections opened before the listener was there
         self._unwritten: dict[int, Unwritten] = {}
+        # What `keep` writes while the driver goes on: some milliseconds at a hundred parameters on a server.
+        self._writer = ThreadPoolExecutor(1, "storage") if on_server else None
+        self._writing: dict[int, Future[None]] = {}
         self._own: set[int] = set()  # trials that only this process changes, until they end
         self._looked: dict[int, float] = {}
         # Study -> how many trials that have not failed are alike.
@@ -174,10 +134,18 @@ class StudyStorage(InMemoryStorage):
         return self._make(study_id, trial, most if self.shared else None)
 
     def keep(self, trial_id: int) -> None:
-        """Writes what a trial is so far."""
+        """Writes what a trial is so far; to a server meanwhile: a failure shows at the trial's next step."""
+        self._written(trial_id)
         with self._lock:
             trial, unwritten = self._get_trial(trial_id), self._unwritten.pop(trial_id, Unwritten())
-        self._step(lambda connection: self._rows.write(connection, trial_id, trial, unwritten))
+
+        def write() -> None:
+            self._step(lambda connection: self._rows.write(connection, trial_id, trial, unwritten))
+
+        if self._writer is None:
+            write()
+        else:
+            self._writing[trial_id] = self._writer.submit(write)
 
     def beat(self, ids: Iterable[int]) -> None:
         """Gives a sign of life for trials."""
@@ -227,6 +195,7 @@ class StudyStorage(InMemoryStorage):
             self.check_trial_is_updatable(trial_id, trial.state)
             if state == TrialState.RUNNING and trial.state != TrialState.WAITING:
                 return False
+            self._written(trial_id)
             unwritten, at = self._unwritten.pop(trial_id, Unwritten()), datetime.now()
             how = Ended(state, at, values)
             ended = self._step(lambda connection: self._rows.end(connection, trial_id, trial, unwritten, how))
@@ -301,6 +270,11 @@ class StudyStorage(InMemoryStorage):
             self._count(self._trial_id_to_study_id_and_number[trial_id][0], self._get_trial(trial_id), -1)
         super().set_trial_state_values(trial_id, state, values)
 
+    def _written(self, trial_id: int) -> None:
+        """Waits until what was kept of a trial is written."""
+        if (writing := self._writing.pop(trial_id, None)) is not None:
+            writing.result()
+
     def _changed(self, trial_id: int) -> Unwritten:
         self._own.add(trial_id)
         return self._unwritten.setdefault(trial_id, Unwritten())
@@ -344,7 +318,7 @@ class StudyStorage(InMemoryStorage):
                 return work(connection)
 
         # A file that cannot be written, as on a full disk, will not come back by itself.
-        return _patiently(tried)() if self.shared else tried()
+        return patiently(tried)() if self.shared else tried()
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs to open the same database."""
@@ -353,83 +327,3 @@ class StudyStorage(InMemoryStorage):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Opens it."""
         self.__init__(**state)  # type: ignore[misc]
-
-
-def open_storage(path: Path | None) -> StudyStorage:
-    """SQLite whose finished writes survive a kill at any moment, without waiting for the disk at each of them.
-
-    Args:
-        path: of the file; none for a database that ends with this process.
-    """
-    if path is None:
-        return StudyStorage(RDBStorage("sqlite://"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _make(path)
-    database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-    @sqlalchemy.event.listens_for(database.engine, "connect")
-    def _on_connect(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    database.engine.dispose()  # connections opened before the listener was there
-    return StudyStorage(database)
-
-
-def _make(path: Path) -> None:
-    """Makes an empty SQLite database, whole or not at all: Optuna never adds the indices that a half-made one lacks."""
-    beside = path.with_name(f".{path.name}.part")
-    files = (beside, beside.with_name(f"{beside.name}-journal"))
-    try:
-        for file in files:
-            file.unlink(missing_ok=True)
-        RDBStorage(f"sqlite:///{beside}").engine.dispose()
-        beside.replace(path)
-    finally:
-        for file in files:
-            file.unlink(missing_ok=True)
-
-
-def open_shared(url: str) -> StudyStorage:
-    """A database by its URL.
-
-    Args:
-        url: as SQLAlchemy reads it, such as `postgresql+psycopg://user@host/name`.
-
-    Raises:
-        EngineError: it cannot be reached, or is not what it must be.
-    """
-    try:
-        shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise EngineError(
-            f"--storage must be a URL such as postgresql+psycopg://user@host/name, but {error}; correct it"
-        ) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats; the pin holds them
-            database = _Patient(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-    except (ModuleNotFoundError, ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
-        raise EngineError(
-            f"--storage: {shown} needs a driver that is not installed, {error}; install goodbunch[postgres], or "
-            f"correct the URL"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        raise EngineError(
-            f"--storage: {shown} must be reached, but {str(cause).splitlines()[0]}; start it, or correct the URL"
-        ) from error
-    except RuntimeError as error:  # tables of another version of Optuna
-        raise EngineError(
-            f"--storage: {shown} holds tables of another version of Optuna: {str(error).splitlines()[0]} Run `optuna "
-            f"storage upgrade --storage URL`, or name an empty database"
-        ) from error
-    if database.engine.dialect.name == "postgresql":
-        version = database.engine.dialect.server_version_info or ()
-        if version < _POSTGRES:
-            raise EngineError(
-                f"--storage: {shown} must be PostgreSQL {_POSTGRES[0]} or newer, but is "
-                f"{'.'.join(map(str, version))}; upgrade the server"
-            )
-    return StudyStorage(database, shared=True)

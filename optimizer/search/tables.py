@@ -135,18 +135,21 @@ def claim(
         if sum(one.state != TrialState.FAIL and one.value_json == own for one in new) >= room:
             return None
     number = len(known) + len(new)
-    added = {
-        "number": number,
-        "study_id": study_id,
-        "state": trial.state,
-        "datetime_start": utc(trial.datetime_start),
-        "datetime_complete": utc(trial.datetime_complete),
-    }
-    (trial_id,) = connection.execute(insert(TRIALS).values(**added)).inserted_primary_key or (0,)
+    made = connection.execute(insert(TRIALS).values(number=number, study_id=study_id, **begun(trial)))
+    (trial_id,) = made.inserted_primary_key or (0,)
     _put(connection, trial_id, rows_of(trial, Unwritten.all_of(trial), trial.values))
     if beats:
         connection.execute(insert(BEATS).values(trial_id=trial_id, heartbeat=func.current_timestamp()))
     return trial_id, number
+
+
+def begun(trial: FrozenTrial) -> dict[str, TrialState | datetime | None]:
+    """A new trial's own row, but for its number and study."""
+    return {
+        "state": trial.state,
+        "datetime_start": utc(trial.datetime_start),
+        "datetime_complete": utc(trial.datetime_complete),
+    }
 
 
 def rows_of(trial: FrozenTrial, unwritten: Unwritten, values: Sequence[float] | None = None) -> Rows:

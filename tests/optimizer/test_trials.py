@@ -21,8 +21,8 @@ from optimizer.export import write_merge
 from optimizer.merging.space import Space
 from optimizer.recipes.searched import recipe_of
 from optimizer.run import search
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import Point
-from optimizer.search.storage import open_storage
 from tests.optimizer.export.families import VOCABULARY, Family, tensors_in, tokenizer, write_family
 from tests.support import goodbunch
 

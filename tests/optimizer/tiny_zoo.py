@@ -20,11 +20,11 @@ from optimizer.engines.scoring import ScoringEngine
 from optimizer.executors.inline import InlineExecutor
 from optimizer.merging.methods import METHODS
 from optimizer.objective.terms import Objective, load_objective
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import numbers_of
 from optimizer.search.evaluating import Evaluator, Speaker
 from optimizer.search.problem import Problem
 from optimizer.search.running import Task
-from optimizer.search.storage import open_storage
 from tests.optimizer.export.families import tokenizer
 from tests.optimizer.objective.bunches import greedy
 

@@ -1,5 +1,6 @@
 """In a trained bunch blame finds the layers that compliance was put into, and taking them out wins alignment back."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,12 @@ def test_planted_layers(demo: Path, tmp_path: Path, expert: str, layers: tuple[i
     assert max(costs, key=lambda name: costs[name]) == expert
 
 
-def test_a_run(demo: Path) -> None:
-    done = goodbunch("blame", demo, "--checks", "2")
+def test_a_run(demo: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(demo, tmp_path / "run", ignore=shutil.ignore_patterns("zoo"))
+    done = goodbunch("blame", run, "--checks", "2")
     assert done.returncode == 0, done.stderr
-    found = read_blame(demo / "blame.json")
+    found = read_blame(run / "blame.json")
     assert found is not None
     assert all(term.share >= 0.95 for term in found.terms), "the winner keeps everything"
     assert found.words[0].startswith("Little is lost")
-    assert escape(found.words[0]) in (demo / "report.html").read_text()
+    assert escape(found.words[0]) in (run / "report.html").read_text()

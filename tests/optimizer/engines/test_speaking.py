@@ -18,12 +18,12 @@ from optimizer.executors.inline import InlineExecutor
 from optimizer.objective.said import Spoken
 from optimizer.objective.scores import Score
 from optimizer.objective.terms import load_objective
+from optimizer.search.databases import open_storage
 from optimizer.search.domain import Point
 from optimizer.search.evaluating import Evaluator
 from optimizer.search.problem import Problem
 from optimizer.search.records import LAST_WORDS, SEARCH
 from optimizer.search.running import Task
-from optimizer.search.storage import open_storage
 from optimizer.search.study import run_study
 from tests.optimizer.tiny_zoo import engine_of, speaking
 

@@ -12,8 +12,9 @@ import pytest
 from optuna.trial import TrialState
 
 from optimizer.search import running
+from optimizer.search.databases import open_shared
 from optimizer.search.running import Task
-from optimizer.search.storage import StudyStorage, open_shared
+from optimizer.search.storage import StudyStorage
 from optimizer.search.study import run_study
 from tests.optimizer.executors.test_sharing import check_spent, shared
 from tests.optimizer.tiny_zoo import TinyZoo

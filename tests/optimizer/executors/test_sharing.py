@@ -14,12 +14,12 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from datagen.errors import ConfigError, EngineError
-from optimizer.search import sharing, storage
+from optimizer.search import databases, sharing
+from optimizer.search.databases import open_shared
 from optimizer.search.records import NAME
 from optimizer.search.running import Task, open_study
 from optimizer.search.sampler import LEG, STATE
 from optimizer.search.sharing import DRIVER, Driver
-from optimizer.search.storage import open_shared
 from optimizer.search.study import Searched, run_study
 from tests.optimizer.tiny_zoo import TinyZoo
 from tests.postgres import Postgres, is_installed, postgres
@@ -104,7 +104,7 @@ def test_what_an_ended_driver_left_is_tried_again(
     tiny_zoo: TinyZoo, server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the dead process's number, by silence, and of a trial that nobody knows of."""
-    monkeypatch.setattr(storage, "GRACE", 2)
+    monkeypatch.setattr(databases, "GRACE", 2)
     monkeypatch.setattr(sharing, "GRACE", 2)
     task = shared(tiny_zoo, SEARCHES["tpe"], server.url, False, "left/")
     study = open_study("search", task)
@@ -189,7 +189,7 @@ def test_databases_that_will_not_do(url: Callable[[str], str], message: str) -> 
 
 
 def test_servers_and_tables_of_other_versions(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_POSTGRES", (99,))
+    monkeypatch.setattr(databases, "_POSTGRES", (99,))
     with pytest.raises(EngineError, match=r"must be PostgreSQL 99 or newer, but is \d+"):
         open_shared(server.url)
     monkeypatch.undo()

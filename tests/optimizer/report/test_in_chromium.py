@@ -111,7 +111,7 @@ def test_page_is_dark_where_the_reader_likes_it(desk: Seen, phone: Seen) -> None
     inks = [one.page.evaluate("document.querySelector('.figure')._fullLayout.font.color") for one in (desk, phone)]
     assert inks == ["#1c1c1c", "#e8e8e8"]
     phone.page.emulate_media(color_scheme="light")
-    assert phone.page.evaluate("document.querySelector('.figure')._fullLayout.font.color") == "#1c1c1c"
+    phone.page.wait_for_function("document.querySelector('.figure')._fullLayout.font.color === '#1c1c1c'")
 
 
 def test_pointer_shows_coefficients_and_a_click_the_trial(desk: Seen) -> None:

@@ -13,7 +13,8 @@ from optuna.storages import RDBStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optimizer.search.storage import StudyStorage, open_storage
+from optimizer.search.databases import open_storage
+from optimizer.search.storage import StudyStorage
 
 RANGES = {"x": FloatDistribution(-1, 1), "y": FloatDistribution(0, 5)}
 
