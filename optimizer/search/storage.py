@@ -65,6 +65,7 @@ class StudyStorage(InMemoryStorage):
         # What `keep` writes while the driver goes on: some milliseconds at a hundred parameters on a server.
         self._writer = ThreadPoolExecutor(1, "storage") if on_server else None
         self._writing: dict[int, Future[None]] = {}
+        self._distributions: dict[str, BaseDistribution] = {}  # of the last trial with any
         self._own: set[int] = set()  # trials that only this process changes, until they end
         self._looked: dict[int, float] = {}
         # Study -> how many trials that have not failed are alike.
@@ -170,7 +171,7 @@ class StudyStorage(InMemoryStorage):
             trial = copy.copy(self._get_trial(trial_id))
             self.check_trial_is_updatable(trial_id, trial.state)
             trial.params = trial.params | dict(values)
-            trial.distributions = trial.distributions | {name: distributions[name] for name in values}
+            trial.distributions = self._interned(trial.distributions | {name: distributions[name] for name in values})
             self._set_trial(trial_id, trial)
             self._studies[self._trial_id_to_study_id_and_number[trial_id][0]].param_distribution |= trial.distributions
         self._changed(trial_id).params.update(values)
@@ -255,10 +256,20 @@ class StudyStorage(InMemoryStorage):
         self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
         for before in known[trial.number : trial.number + 1]:
             self._count(study_id, before, -1)
+        trial.distributions = self._interned(trial.distributions)
         self._count(study_id, trial, 1)
         known[trial.number : trial.number + 1] = [trial]
         self._studies[study_id].param_distribution |= trial.distributions
         self._update_cache(trial._trial_id, study_id)
+
+    def _interned(self, distributions: dict[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+        """The dict of a trial before, if it holds the same: at a hundred parameters a third of a trial's memory."""
+        if not distributions:
+            return distributions
+        before = self._distributions
+        if len(before) != len(distributions) or any(before.get(name) is not one for name, one in distributions.items()):
+            self._distributions = distributions
+        return self._distributions
 
     def _count(self, study_id: int, trial: FrozenTrial, by: int) -> None:
         if LIKE in trial.user_attrs and trial.state != TrialState.FAIL:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.cli import _interruptible
+from optimizer.cli.entry import interruptible
 from tests.support import DEMO_CONFIG, ROOT, goodbunch
 
 
@@ -141,6 +141,6 @@ def test_an_interruption_within_a_destructor_is_not_lost() -> None:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt), _interruptible():
+    with pytest.raises(KeyboardInterrupt), interruptible():
         Dying()
         time.sleep(10)
