@@ -1,9 +1,16 @@
 """What tests share besides fixtures: paths, and the command as a user runs it."""
 
+import io
+import os
+import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
+from datagen.progress import console
+from optimizer.cli import main
 from optimizer.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +30,28 @@ def command(*args: object) -> list[str]:
 def goodbunch(*args: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Runs the command as a user does, in a process of its own."""
     return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def goodbunch_here(*args: object) -> subprocess.CompletedProcess[str]:
+    """Runs the command in this process, which has imported what takes a process of its own seconds."""
+    argv = ["goodbunch", *map(str, args)]
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGALRM)}
+    quiet, code = console.quiet, 0
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "argv", argv),
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        try:
+            main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        finally:
+            console.quiet = quiet
+            for one, handler in handlers.items():
+                signal.signal(one, handler)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 def grouped(config: Config, groups: str) -> Config:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from optimizer.cli.entry import interruptible
-from tests.support import DEMO_CONFIG, ROOT, goodbunch
+from tests.support import DEMO_CONFIG, ROOT, goodbunch, goodbunch_here
 
 
 def refused(*args: object) -> str:
-    done = goodbunch(*args, timeout=60)
+    done = goodbunch_here(*args)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -22,7 +22,7 @@ def refused(*args: object) -> str:
 
 @pytest.mark.parametrize("name", ["demo", "zoo", "datagen", "search", "evaluate", "blame", "report"])
 def test_help_has_an_example(name: str) -> None:
-    done = goodbunch(name, "--help")
+    done = goodbunch_here(name, "--help")
     assert done.returncode == 0
     assert f"Example: goodbunch {name}" in done.stdout
 
@@ -33,7 +33,9 @@ def test_unknown_key(name: str) -> None:
 
 
 def test_missing_config() -> None:
-    assert "no such config file" in refused("search", "nowhere.yaml")
+    done = goodbunch("search", "nowhere.yaml", timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "goodbunch: nowhere.yaml: no such config file; see configs/ for examples\n"
 
 
 def test_missing_folder() -> None:
@@ -69,7 +71,7 @@ PAPER = ROOT / "configs" / "papers" / "one-bad-model" / "llama3-openbiollm.yaml"
 
 
 def dry_run(*args: object) -> str:
-    done = goodbunch("datagen", PAPER, "--dry-run", "--gpu", "4xA100-80GB", *args, timeout=60)
+    done = goodbunch_here("datagen", PAPER, "--dry-run", "--gpu", "4xA100-80GB", *args)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

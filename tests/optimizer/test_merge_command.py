@@ -12,7 +12,7 @@ import yaml
 from optimizer.merging.methods import METHODS
 from tests.optimizer.export.families import Family, tensors_in, write_family
 from tests.optimizer.export.mergekit_files import config
-from tests.support import ROOT, command, goodbunch
+from tests.support import ROOT, command, goodbunch, goodbunch_here
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +81,12 @@ def test_a_plain_merge_imports_little(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_methods_are_all_listed() -> None:
-    done = goodbunch("methods")
+    done = goodbunch_here("methods")
     assert done.returncode == 0, done.stderr
     assert all(f" {name} " in done.stdout for name in METHODS)
 
 
 def test_help_has_an_example() -> None:
-    done = goodbunch("merge", "--help")
+    done = goodbunch_here("merge", "--help")
     assert done.returncode == 0
     assert "Example: goodbunch merge" in done.stdout

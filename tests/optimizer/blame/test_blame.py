@@ -21,7 +21,7 @@ from optimizer.recipes.searched import recipe_of
 from optimizer.search.domain import Point
 from tests.optimizer.blame.bunches import hand_made, merge_of, negate, write_config
 from tests.optimizer.tiny_zoo import TinyZoo
-from tests.support import ROOT, goodbunch
+from tests.support import ROOT, goodbunch_here
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 def test_the_command(bunch: dict[str, Any], recipe: Path, tiny_zoo: TinyZoo, tmp_path: Path) -> None:
     config = write_config(tiny_zoo, tmp_path / "run", bunch=bunch)
-    done = goodbunch("blame", config, "--recipe", recipe, "--checks", "1", "--out", tmp_path / "out")
+    done = goodbunch_here("blame", config, "--recipe", recipe, "--checks", "1", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "comes from code, layer 1 (mlp)" in done.stdout
     told = read_blame(tmp_path / "out" / FILE)

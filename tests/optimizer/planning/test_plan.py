@@ -21,7 +21,7 @@ from optimizer.planning.telling import as_json, summary
 from optimizer.planning.work import workload
 from optimizer.search.study import passes, run_study
 from tests.optimizer.tiny_zoo import ROWS, TinyZoo
-from tests.support import DEMO_CONFIG, goodbunch
+from tests.support import DEMO_CONFIG, goodbunch_here
 
 #: Llama-3-70B's.
 LARGE = Shape(8192, 28672, 80, 64, 8, 128256, tied=False, biases=False)
@@ -135,7 +135,7 @@ def test_json(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
-    done = goodbunch("plan", DEMO_CONFIG, "--out", tmp_path / "none", timeout=120)
+    done = goodbunch_here("plan", DEMO_CONFIG, "--out", tmp_path / "none")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path / "none" / "zoo") in done.stderr
