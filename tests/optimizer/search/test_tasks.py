@@ -116,7 +116,13 @@ def test_a_whole_run_by_a_task(wide_zoo: TinyZoo, tasks: Path, tmp_path: Path) -
         found = ask_tasks(terms, plain)
     assert found["says"].value == best.said["says"].share
     assert found["likes"].value == pytest.approx(best.said["likes"].loss, rel=1e-4)
+    written = tmp_path / "run" / "result.json"
+    before = written.stat().st_mtime_ns
+    assert run.search(config) == result
+    assert written.stat().st_mtime_ns == before, "nothing has changed"
+    next(config.test_folder.rglob("*.jsonl")).touch()
     again = run.search(config)
+    assert written.stat().st_mtime_ns > before
     assert [row.loss for row in again.trials] == [row.loss for row in result.trials]
     assert (again.winner_trial, again.rows) == (result.winner_trial, result.rows)
 
