@@ -17,7 +17,7 @@ from optimizer.loading import load_config
 from optimizer.planning.plan import plan_search
 from optimizer.planning.shape import shape_of
 from optimizer.planning.telling import total
-from tests.support import ROOT, RUN_CONFIGS, goodbunch
+from tests.support import ROOT, RUN_CONFIGS, goodbunch_here
 
 CONFIGS = ROOT / "configs"
 PAPERS = [
@@ -54,9 +54,8 @@ def test_every_kind_of_the_objective_is_written(name: str) -> None:
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_paper_can_be_planned_without_any_model(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path, config = paper(name)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    done = goodbunch("plan", path, "--gpu", "h200", "--out", tmp_path / "run", timeout=120)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    done = goodbunch_here("plan", path, "--gpu", "h200", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     for model in told_models(config):
         assert model in done.stdout

@@ -44,6 +44,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def wait_for(page: Page, what: str) -> None:
+    """Playwright's own waiting evaluates within the page, whose policy forbids that."""
+    for _ in range(200):
+        if page.evaluate(what):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not within 10 s: {what}")
+
+
 def opened(browser: Browser, report: Path, size: dict[str, int], scheme: str = "light") -> Seen:
     page = browser.new_page(viewport=size, color_scheme=scheme)
     seen = Seen(page)
@@ -51,7 +60,8 @@ def opened(browser: Browser, report: Path, size: dict[str, int], scheme: str = "
     page.on("pageerror", lambda error: seen.wrong.append(str(error)))
     page.on("request", lambda asked: seen.wrong.append(asked.url) if not asked.url.startswith(LOCAL) else None)
     page.goto(report.as_uri())
-    page.wait_for_function("document.querySelectorAll('.figure .main-svg').length")
+    # All of them: whatever is drawn late moves what is below it, away from where a click goes.
+    wait_for(page, "[...document.querySelectorAll('.figure')].every(box => box.querySelector('.main-svg'))")
     return seen
 
 
@@ -111,7 +121,7 @@ def test_page_is_dark_where_the_reader_likes_it(desk: Seen, phone: Seen) -> None
     inks = [one.page.evaluate("document.querySelector('.figure')._fullLayout.font.color") for one in (desk, phone)]
     assert inks == ["#1c1c1c", "#e8e8e8"]
     phone.page.emulate_media(color_scheme="light")
-    phone.page.wait_for_function("document.querySelector('.figure')._fullLayout.font.color === '#1c1c1c'")
+    wait_for(phone.page, "document.querySelector('.figure')._fullLayout.font.color === '#1c1c1c'")
 
 
 def test_pointer_shows_coefficients_and_a_click_the_trial(desk: Seen) -> None:
