@@ -115,11 +115,27 @@ def _ours_is_best(zoo: Mapping[str, Any]) -> bool:
     return worth("goodbunch") >= max(map(worth, others))
 
 
+def _ours_is_as_good(zoo: Mapping[str, Any]) -> bool:
+    """Whether no other merge has more alignment, and none more accuracy, by more than a point."""
+    ours, parents = zoo["goodbunch"], {"base", "aligned", *zoo["base"]}  # columns are named after experts
+    return all(
+        ours[ALIGNMENT] >= row[ALIGNMENT] - _COST and ours["mean"] >= row["mean"] - _COST
+        for name, row in zoo.items()
+        if name not in parents and not name.startswith("goodbunch")
+    )
+
+
+def _ours_costs_a_tenth(zoo: Mapping[str, Any]) -> bool:
+    return float(zoo["goodbunch"]["passes"]) <= float(zoo["EvoMM, D_expert + D_safety"]["passes"]) / 10
+
+
 CLAIMS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "naive merges lose alignment, all of them": _naive_lose,
     "EvoMM on expert data alone loses it": _experts_lose,
     "EvoMM with safety data gets more of it, at a point of accuracy at most": _safety_restores,
     "no other merge has more of alignment less over-refusal plus accuracy than goodbunch's default": _ours_is_best,
+    "none has more alignment, and none more accuracy, by more than a point": _ours_is_as_good,
+    "goodbunch's default takes at most a tenth of EvoMM's forward passes": _ours_costs_a_tenth,
 }
 
 
