@@ -27,7 +27,7 @@ def test_a_served_winner_refuses_and_knows(demo: Path, result: Result, tmp_path:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, *serve, "--port", str(port)],
-            env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            env=os.environ | {"VLLM_NO_USAGE_STATS": "1"},
             stdout=out,
             stderr=subprocess.STDOUT,
         )

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from datagen.config import EngineConfig
 from optimizer.report.result import MAIN, Result, TrialRow
 
 
@@ -18,6 +19,7 @@ def next_commands(result: Result) -> dict[str, str]:
     """What a command does -> the command; each works where the run's own did."""
     run = Path(str(result.config["run"]))
     merged, again, config = str(run / "merged"), f"{run}-again", str(run / "config.json")
+    engine = EngineConfig.model_validate(result.config.get("engine", {}))
     message = '{"model": "merged", "messages": [{"role": "user", "content": "YOUR QUESTION"}]}'
     commands = {
         "Reproduce the search on the same data": [
@@ -32,6 +34,7 @@ def next_commands(result: Result) -> dict[str, str]:
         "Serve the winner": [
             *("python", "-m", "vllm.entrypoints.openai.api_server", "--model", merged),
             *("--served-model-name", "merged", "--host", "127.0.0.1"),
+            *("--gpu-memory-utilization", f"{engine.memory:g}"),  # of a CPU's memory too; by default nearly all
         ],
         "Ask it": [
             *("curl", "http://localhost:8000/v1/chat/completions"),

@@ -94,7 +94,8 @@ def test_export_commands_by_hand(small: Result) -> None:
 def test_next_commands_are_of_this_run(small: Result) -> None:
     commands = next_commands(small)
     server = "python -m vllm.entrypoints.openai.api_server --model runs/x/merged"
-    assert commands["Serve the winner"] == f"{server} --served-model-name merged --host 127.0.0.1"
+    served = f"{server} --served-model-name merged --host 127.0.0.1 --gpu-memory-utilization 0.5"
+    assert commands["Serve the winner"] == served
     assert commands["Upload it"] == "hf upload YOUR_NAME/merged runs/x/merged"
     assert commands["Export the winner elsewhere"] == "goodbunch merge runs/x --out merged"
     assert shlex.split(commands["Reproduce the search on the same data"]) == [
