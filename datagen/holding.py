@@ -16,6 +16,9 @@ from datagen.files import write_text
 #: Locked while a command writes to the folder, and who that is.
 LOCK, HOLDER = ".lock", ".holder.json"
 
+#: There while several files are replaced: whoever finds it has some of the old ones and some of the new.
+UNFINISHED = ".unfinished"
+
 
 @contextmanager
 def held(folder: Path, work: str, *, beside: bool = False) -> Iterator[None]:
@@ -60,12 +63,35 @@ def held(folder: Path, work: str, *, beside: bool = False) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def replaced(folder: Path) -> Iterator[None]:
+    """Keeps others from reading a folder whose files are replaced one by one, until all are.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    sign = folder / UNFINISHED
+    write_text(sign, "")
+    yield
+    sign.unlink()
+
+
 def check_free(folder: Path) -> None:
-    """Whether nobody writes to a folder that is to be read.
+    """Whether nobody writes to a folder that is to be read, and whoever did has finished.
 
     Raises:
         ConfigError: a command does.
+        DataError: a command was ended when it had replaced some files.
     """
+    _check_not_held(folder)
+    if (folder / UNFINISHED).exists():
+        raise DataError(
+            f"{folder}: data must be of one run, but a command was ended while it replaced older ones; run "
+            f"`goodbunch datagen` with the same config again"
+        )
+
+
+def _check_not_held(folder: Path) -> None:
     place, told = _files(folder, beside=False)
     if not told.exists():
         return

@@ -24,7 +24,7 @@ from datagen.engines.base import Engine, open_engine
 from datagen.engines.cluster import RayEngine
 from datagen.errors import ConfigError, DataError
 from datagen.files import write_text
-from datagen.holding import held
+from datagen.holding import held, replaced
 from datagen.importing import Imported, import_file
 from datagen.journal import Journal
 from datagen.judging import judge, pick, second_opinion
@@ -119,8 +119,9 @@ def generate(
         _check_search_rows(folder, config, rows, counts)
         hashes["evaluation data"] = hashlib.sha256(json.dumps(inputs.tested).encode()).hexdigest()[:16]
         facts = Facts(counts=dict(sorted(counts.items())), models=models, seed=seed, hashes=hashes)
-        write_data(folder, rows, config.kinds(), facts, judged)
-        write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
+        with replaced(folder):
+            write_data(folder, rows, config.kinds(), facts, judged)
+            write_text(folder / "summary.json", json.dumps(facts.counts, indent=2) + "\n")
     say(f"rows: {len(rows)} kept in {folder}")
     return folder
 

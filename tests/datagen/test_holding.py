@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datagen.errors import ConfigError, DataError
-from datagen.holding import HOLDER, check_free, held
+from datagen.holding import HOLDER, check_free, held, replaced
 
 HOLD = "import sys, time; from pathlib import Path; from datagen.holding import held\n"
 HOLD += "with held(Path(sys.argv[1]), 'a search'): print('held', flush=True); time.sleep(600)"
@@ -70,3 +70,15 @@ def test_what_is_no_folder_cannot_be_held(tmp_path: Path) -> None:
     told = r"file: must be a folder that can be written to, but .+; choose another"
     with pytest.raises(DataError, match=told), held(tmp_path / "file", "a search"):
         pass
+
+
+def test_data_that_are_half_replaced_are_not_read(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replaced(tmp_path):
+        with pytest.raises(DataError, match="run `goodbunch datagen` with the same config again"):
+            check_free(tmp_path)
+        raise KeyboardInterrupt
+    with pytest.raises(DataError, match="must be of one run"):
+        check_free(tmp_path)
+    with replaced(tmp_path):
+        pass
+    check_free(tmp_path)
