@@ -26,7 +26,7 @@ def test_a_served_winner_refuses_and_knows(demo: Path, result: Result, tmp_path:
     port, log = free_port(), tmp_path / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, *serve, "--port", str(port)],
+            [sys.executable, *serve, "--port", str(port), "--enforce-eager"],  # which saves a minute of compiling
             env=os.environ | {"VLLM_NO_USAGE_STATS": "1"},
             stdout=out,
             stderr=subprocess.STDOUT,

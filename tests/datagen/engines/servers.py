@@ -68,7 +68,7 @@ def vllm_serve(folder: Path, *arguments: str, log: Path) -> Iterator[VllmServer]
 
 
 def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(480):
+    for _ in range(2400):
         try:
             if httpx.get(url).status_code == 200:
                 return
@@ -76,7 +76,7 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
             pass
         assert process.poll() is None, log.read_text()[-3000:]
         time.sleep(0.25)
-    raise AssertionError(f"no answer after 120 s: {log.read_text()[-3000:]}")
+    raise AssertionError(f"no answer after 600 s: {log.read_text()[-3000:]}")
 
 
 def free_port() -> int:
