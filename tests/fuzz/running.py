@@ -25,6 +25,9 @@ SECONDS, WAIT, MEMORY = 5.0, 60.0, 256 << 20
 #: Targets that are no files: what is wrong stands on the command line.
 _WORDS = ("override", "reference")
 
+#: Bytes of a failing case that are told: enough to make it again.
+_SHOWN = 20_000
+
 
 class Hang(BaseException):
     """A case that takes too long; no error, which someone could take for one of a file."""
@@ -117,15 +120,15 @@ def _run_all(
         except GoodbunchError as error:
             said = type(error).__name__
             if problem := unclear(str(error), target.file):
-                outcome.failures.setdefault(f"{target.name}: {problem}: {str(error)[:300]}", repr(data[:300]))
+                outcome.failures.setdefault(f"{target.name}: {problem}: {str(error)[:300]}", repr(data[:_SHOWN]))
         except (Exception, Hang) as error:
             said = f"!{type(error).__name__}"
             found = f"{target.name}: {type(error).__name__}: {str(error)[:160]} at {_place(error)}"
             key = f"{target.name}: {type(error).__name__} at {_place(error)}"
             if not any(known.startswith(key) for known in outcome.failures):
-                outcome.failures[f"{key}: {found}"] = repr(data[:1000])
+                outcome.failures[f"{key}: {found}"] = repr(data[:_SHOWN])
         if (grown := _most_memory() - before) > 2 * len(data) + MEMORY:
-            outcome.failures.setdefault(f"{target.name}: takes {grown >> 20} MiB", repr(data[:300]))
+            outcome.failures.setdefault(f"{target.name}: takes {grown >> 20} MiB", repr(data[:_SHOWN]))
         outcome.counts[f"{target.name} {said}"] += 1
         restored(folder, target)
         if tell and (case + 1) % 1000 == 0:
