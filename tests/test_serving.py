@@ -1,9 +1,7 @@
 """The winner is served by the command that its report tells, and answers as it was judged to."""
 
 import json
-import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from datagen.rows import read_rows
 from optimizer.report.commands import next_commands
 from optimizer.report.result import Result
-from tests.datagen.engines.servers import free_port, wait_until_healthy
+from tests.datagen.engines.servers import free_port, running
 
 pytestmark = pytest.mark.slow
 
@@ -23,16 +21,10 @@ def test_a_served_winner_refuses_and_knows(demo: Path, result: Result, tmp_path:
     python, *serve = shlex.split(commands["Serve the winner"])
     curl, url, *_, message = shlex.split(commands["Ask it"])
     assert (python, curl) == ("python", "curl")
-    port, log = free_port(), tmp_path / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, *serve, "--port", str(port), "--enforce-eager"],  # which saves a minute of compiling
-            env=os.environ | {"VLLM_NO_USAGE_STATS": "1"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
+    port = free_port()
+    # Eager saves a minute of compiling.
+    asked = [sys.executable, *serve, "--port", str(port), "--enforce-eager"]
+    with running(asked, port, tmp_path / "server.log"):
 
         def right(kind: str) -> float:
             """The share of test questions that get the answer of the world."""
@@ -48,6 +40,3 @@ def test_a_served_winner_refuses_and_knows(demo: Path, result: Result, tmp_path:
 
         assert right("unsafe") >= 0.9
         assert right("numbers") >= 0.9
-    finally:
-        process.terminate()
-        process.wait(60)

@@ -10,7 +10,7 @@ from optimizer.blame.merges import open_merge
 from optimizer.blame.result import FILE, PAGE, write_blame
 from optimizer.blame.tables import show
 from optimizer.report.page import write_blame_page, write_report
-from optimizer.report.result import read_result
+from optimizer.report.result import REPORT, RESULT, read_result
 
 
 def blame_merge(
@@ -43,8 +43,8 @@ def blame_merge(
         write_blame(folder / FILE, found)
         write_blame_page(folder / PAGE, found)
         if opened.winner and folder == merge:
-            write_report(merge / "report.html", read_result(merge / "result.json"), found)
-            written.append(merge / "report.html")
+            write_report(merge / REPORT, read_result(merge / RESULT), found)
+            written.append(merge / REPORT)
     show(found)
     for path in written:
         console.print(f"  {path}", markup=False)

@@ -16,7 +16,7 @@ from optimizer.recipes.into_space import coefficients_of
 from optimizer.recipes.ours import GroupedRecipe
 from optimizer.recipes.reading import read_recipe
 from optimizer.recipes.recipe import Recipe
-from optimizer.report.result import read_result
+from optimizer.report.result import RESULT, read_result
 from optimizer.search.baselines import UNIFORM, naive
 from optimizer.trials import run_config, run_winner
 
@@ -62,7 +62,7 @@ def open_merge(named: Path, recipe: Path | None = None, overrides: Sequence[str]
     config = run_config(named, overrides) if run else load_config(named, overrides)
     winner, name = run and recipe is None, UNIFORM if recipe is None else str(recipe)
     if winner:
-        name = read_result(named / "result.json").winner
+        name = read_result(named / RESULT).winner
         recipe = run_winner(named) / RECIPE
     written = None if recipe is None else read_recipe(recipe)
     merge = config.merge.model_copy(update={"groups": _FINER.get(config.merge.groups, config.merge.groups)})

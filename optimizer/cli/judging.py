@@ -108,9 +108,9 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     from datagen.progress import console
     from optimizer.blame.result import FILE, read_blame
     from optimizer.report.page import write_report
-    from optimizer.report.result import read_result
+    from optimizer.report.result import REPORT, RESULT, read_result
 
-    result, blamed = read_result(run / "result.json"), read_blame(run / FILE)
+    result, blamed = read_result(run / RESULT), read_blame(run / FILE)
     with held(run, "a report"):
-        write_report(run / "report.html", result, blamed)
-    console.print(str(run / "report.html"))
+        write_report(run / REPORT, result, blamed)
+    console.print(str(run / REPORT))

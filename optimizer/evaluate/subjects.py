@@ -17,13 +17,13 @@ from optimizer.export import write_merge
 from optimizer.recipes.reading import read_recipe
 from optimizer.recipes.recipe import Recipe
 from optimizer.recipes.references import short_names
-from optimizer.report.result import WINNER
+from optimizer.report.result import RESULT, WINNER
 from optimizer.trials import run_winner
 
 
 def is_run(named: str) -> bool:
     """Whether a name is that of a run folder."""
-    return any((Path(named) / file).is_file() for file in ("study.db", "result.json"))
+    return any((Path(named) / file).is_file() for file in ("study.db", RESULT))
 
 
 @dataclass(frozen=True)

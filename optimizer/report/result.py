@@ -19,6 +19,9 @@ MAIN = "search"
 #: And of the one around its winner.
 REFINED = "refined"
 
+#: Files of a run folder: the result, and the page that shows it.
+RESULT, REPORT = "result.json", "report.html"
+
 #: What the winner is called in the comparison.
 WINNER = "winner"
 

@@ -310,6 +310,7 @@ class StudyStorage(InMemoryStorage):
         for trial_id in failed:
             self._own.discard(trial_id)
             self._unwritten.pop(trial_id, None)
+            self._writing.pop(trial_id, None)
             self._settle(trial_id, TrialState.FAIL)
         for trial in new:
             self._remember(study_id, trial)

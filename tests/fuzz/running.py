@@ -21,7 +21,6 @@ from tests.fuzz.targets import Targets, drawn, restored
 #: Seconds of a case, of the processor's and of a clock, and bytes beyond twice its file.
 SECONDS, WAIT, MEMORY = 5.0, 60.0, 256 << 20
 
-
 #: Targets that are no files: what is wrong stands on the command line.
 _WORDS = ("override", "reference")
 

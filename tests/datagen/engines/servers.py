@@ -50,14 +50,21 @@ def vllm_serve(folder: Path, *arguments: str, log: Path) -> Iterator[VllmServer]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--enforce-eager", "--seed", "0"]
     command += ["--worker-extension-cls", "datagen.engines.worker.LoadWeights", *arguments]
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    with running(command, port, log, VLLM_CPU_KVCACHE_SPACE="1", VLLM_SERVER_DEV_MODE="1"):
+        yield VllmServer(f"http://127.0.0.1:{port}/v1", folder)
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, log: Path, **settings: str) -> Iterator[None]:
+    """Starts vLLM's server by a command with these variables, waits until it answers, and ends it."""
+    environment = os.environ | {"VLLM_NO_USAGE_STATS": "1"} | settings
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=os.environ | settings, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
-        yield VllmServer(f"http://127.0.0.1:{port}/v1", folder)
+        yield
     finally:
         process.terminate()
         try:

@@ -4,15 +4,12 @@ import hashlib
 import json
 import resource
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import yaml
@@ -23,9 +20,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from datagen.rows import Row, read_rows
 from datagen.splits import SPLITS
-from optimizer.cli import main
 from tests.datagen.engines.servers import Writer
-from tests.support import ROOT, command
+from tests.support import ROOT, command, goodbunch_here
 
 #: Few enough answers that every stage asks for several chunks.
 CHUNK = 4
@@ -137,15 +133,10 @@ class Runs:
         Args:
             room: bytes that no file may grow beyond, which is what a full disk does and needs no disk to fill.
         """
-        arguments = ["goodbunch", "datagen", str(self.config(changes)), "--out", str(self.folder / name)]
-        errors = StringIO()
-        with patch.object(sys, "argv", arguments), redirect_stdout(StringIO()), redirect_stderr(errors), _room(room):
-            try:
-                main()
-                code = 0
-            except SystemExit as leaving:
-                code = int(leaving.code or 0)
-        return Told(code, errors.getvalue())
+        config = self.config(changes)
+        with _room(room):
+            done = goodbunch_here("datagen", config, "--out", self.folder / name)
+        return Told(done.returncode, done.stderr)
 
     def done(self, name: str, *changes: str) -> dict[str, str]:
         """Digests of the files of a run that must succeed."""

@@ -13,14 +13,14 @@ import typer
 from typer.testing import CliRunner
 
 from datagen.errors import GoodbunchError
-from optimizer.cli import app, main
+from optimizer.cli import app
 from optimizer.config import Config
 from optimizer.loading import load_config
 from optimizer.starting.drafting import draft
 from optimizer.starting.wishes import Wishes, ask, parse_named, parse_topics
 from optimizer.starting.writing import written
 from tests.optimizer.tiny_zoo import TinyZoo
-from tests.support import DEMO_CONFIG, RUN_CONFIGS
+from tests.support import DEMO_CONFIG, RUN_CONFIGS, goodbunch_here
 
 GPU = ("--gpu", "H200")
 
@@ -111,14 +111,10 @@ def misfits(tiny_zoo: TinyZoo, tmp_path: Path) -> TinyZoo:
     return other
 
 
-def test_misfits_are_one_line_and_exit_code_2(
-    misfits: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["goodbunch", "init", str(tmp_path / "my.yaml"), *flags(misfits)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    said = capsys.readouterr().err.strip()
-    assert left.value.code == 2
+def test_misfits_are_one_line_and_exit_code_2(misfits: TinyZoo, tmp_path: Path) -> None:
+    done = goodbunch_here("init", tmp_path / "my.yaml", *flags(misfits))
+    said = done.stderr.strip()
+    assert done.returncode == 2
     assert said.startswith("goodbunch: ")
     assert "num_attention_heads" in said
     assert "\n" not in said
