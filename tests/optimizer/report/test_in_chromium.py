@@ -93,6 +93,7 @@ def click(page: Page, label: str, x: float, y: float) -> None:
     page.mouse.move(place[0] - 3, place[1])
     page.mouse.move(*place)
     page.wait_for_selector(f"{figure(label)} .hovertext")
+    page.wait_for_timeout(300)  # Plotly looks again some 50 ms after the pointer rests, and hears no click before
     page.mouse.down()
     page.mouse.up()
 
@@ -131,11 +132,12 @@ def test_pointer_shows_coefficients_and_a_click_the_trial(desk: Seen) -> None:
     told = page.locator(f"{figure('All trials')} .hovertext").first.text_content() or ""
     assert "trial 1 of search" in told
     assert "λ of first: 0.500" in told
+    page.wait_for_selector("#trial")  # a click is heard of later
     shown = page.locator("#trial").inner_text()
     assert "goodbunch merge runs/x --trial 1 --out runs/x/trial-1" in shown
     assert page.locator("#trial-layers .main-svg").count() > 0
     click(page, "Alignment against expertise", 1.0, 0.85)
-    assert "--trial 2 " in page.locator("#trial").inner_text(), "the winner's"
+    wait_for(page, "document.querySelector('#trial').innerText.includes('--trial 2 ')")  # the winner's
     assert desk.wrong == []
 
 
