@@ -1,7 +1,7 @@
 """What transformers makes of a model's folder; none of the folder's own code is ever run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datagen.checkpoints import check_links
 from datagen.errors import BunchError
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 #: Bytes of a tokenizer's files at most.
 _TOKENIZER_BYTES = 4 * JSON_BYTES
+
+#: An id of a tokenizer must be below it: the library makes a list as long as the greatest.
+_IDS = 1 << 24
+
+#: Files with a vocabulary, and the keys that lead to it.
+_VOCABULARIES = {"tokenizer.json": ("model", "vocab"), "vocab.json": ()}
 
 
 def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -34,14 +40,31 @@ def open_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
                 f"{file}: must have at most {_TOKENIZER_BYTES >> 20} MiB, but has {file.stat().st_size >> 20}; use "
                 f"another"
             )
+    for name, keys in _VOCABULARIES.items():
+        _check_ids(folder / name, keys)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # whatever a damaged file makes the library say
+        tokenizer.encode("a")
+    except BaseException as error:  # whatever a damaged file makes the library say
+        # Where its Rust panics, what is raised is no Exception, and no module has its class.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise BunchError(f"{folder}: must have a tokenizer that transformers loads, but {first_line(error)}") from error
     told = tokenizer.chat_template
     for template in told.values() if isinstance(told, dict) else [told] if told else []:
         check_template(str(template), str(folder))
     return tokenizer
+
+
+def _check_ids(file: Path, keys: tuple[str, ...]) -> None:
+    if not file.is_file():
+        return
+    value: Any = read_json(file, most=_TOKENIZER_BYTES)
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    for token, number in value.items() if isinstance(value, dict) else ():
+        if isinstance(number, int) and number >= _IDS:
+            raise BunchError(f"{file}: its ids must be below {_IDS}, but {token} has {number}; download it again")
 
 
 def open_config(folder: Path) -> "PretrainedConfig":

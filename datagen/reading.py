@@ -182,11 +182,12 @@ def _line(error: Exception) -> str:
     return f" in line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
 
 
-def read_json(path: Path, kind: type[GoodbunchError] = BunchError) -> dict[str, Any]:
+def read_json(path: Path, kind: type[GoodbunchError] = BunchError, most: int = JSON_BYTES) -> dict[str, Any]:
     """The JSON object that a file holds.
 
     Args:
         kind: of error.
+        most: bytes that it may have.
 
     Raises:
         GoodbunchError: of that kind; the file is missing, too large, or no JSON object.
@@ -194,7 +195,7 @@ def read_json(path: Path, kind: type[GoodbunchError] = BunchError) -> dict[str, 
     if not path.exists():
         raise kind(f"{path.parent}: its {path.name} must be there, but is missing; check the path")
     try:
-        value = parse_json(read_text(path, kind, JSON_BYTES))
+        value = parse_json(read_text(path, kind, most))
     except UnfitError as error:
         raise kind(f"{path}: {error}") from error
     if not isinstance(value, dict):

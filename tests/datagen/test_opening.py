@@ -139,3 +139,33 @@ def test_long_names_of_tensors_are_refused(model: Path) -> None:
     safetensors.torch.save_file({f"model.layers.{'9' * 5000}.w": torch.ones(1)}, model / "model.safetensors")
     with pytest.raises(BunchError, match=r"a tensor's name must have at most 512 letters, but model\.layers\.99"):
         open_weights(str(model))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json"])
+@pytest.mark.parametrize("number", [1 << 24, 2**63])
+def test_ids_of_tokenizers_are_bounded(model: Path, file: str, number: int) -> None:
+    """The library makes a list as long as the greatest."""
+    told = json.loads((model / "tokenizer.json").read_text())
+    if file == "vocab.json":
+        (model / "tokenizer.json").unlink()
+        told = told["model"]["vocab"]
+        told["a"] = number
+    else:
+        told["model"]["vocab"]["a"] = number
+    (model / file).write_text(json.dumps(told))
+    with pytest.raises(BunchError, match=rf"{file}: its ids must be below 16777216, but a has \d+; download it again"):
+        open_tokenizer(model)
+
+
+def test_a_tokenizer_that_panics_is_refused(model: Path) -> None:
+    """A template for one text that asks for a second."""
+    told = json.loads((model / "tokenizer.json").read_text())
+    told["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {},
+    }
+    (model / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(BunchError, match="must have a tokenizer that transformers loads, but index out of bounds"):
+        open_tokenizer(model)
