@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from datagen.errors import BunchError
 from datagen.model_config import read_config
-from datagen.pickles import PICKLES, allowed, unpickled
+from datagen.pickles import PICKLES, unpickled
 from datagen.reading import UnfitError, parse_json, read_json, unfit_text
+from datagen.trust import may_unpickle, trusted_models
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -249,7 +250,8 @@ def local_folder(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        wanted = [*_DOWNLOADED, *(PICKLES if allowed() else ())]
+        code = ["*.py"] if model in trusted_models() else []
+        wanted = [*_DOWNLOADED, *(PICKLES if may_unpickle() else ()), *code]
         folder = Path(
             snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=_NOT_DOWNLOADED)
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from datagen.errors import ConfigError, EngineError
+from datagen.trust import ALLOWED, TRUSTED
 
 #: Bytes that Ray keeps for objects; no more than texts, coefficients and scores goes through it.
 _STORE = 200 << 20
@@ -102,11 +103,18 @@ def _connected(wanted: Workers) -> tuple[Any, bool]:
         ) from error
     if ray.is_initialized():
         return ray, False
+    # What the user allowed must be known on other machines, too.
+    said = {name: os.environ[name] for name in (ALLOWED, TRUSTED) if name in os.environ}
     try:
         with _quiet(logging.getLogger("ray")):
             if wanted.address:
                 _check_answers(wanted.address)
-                ray.init(address=wanted.address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=wanted.address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": said} if said else None,
+                )
             else:
                 ray.init(
                     address="local",  # else it would join whatever cluster was begun here last

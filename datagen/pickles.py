@@ -16,20 +16,13 @@ import safetensors.torch
 import torch
 
 from datagen.errors import BunchError
-
-#: Set to 1 by `--allow-pickle`; processes that are started hear of it so.
-ALLOWED = "GOODBUNCH_ALLOW_PICKLE"
+from datagen.trust import may_unpickle
 
 #: Files of weights, of models and of adapters.
 PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
 
 #: Files that are of use beside weights, and their size in bytes at most.
 _BESIDE, _MOST = ("*.json", "*.txt", "*.model", "*.jinja", "README.md"), 256 << 20
-
-
-def allowed() -> bool:
-    """Whether the user said `--allow-pickle`."""
-    return os.environ.get(ALLOWED) == "1"
 
 
 def unpickled(folder: Path) -> Path:
@@ -41,7 +34,7 @@ def unpickled(folder: Path) -> Path:
     files = sorted(file for pattern in PICKLES for file in folder.glob(pattern))
     if not files or any(folder.glob("*.safetensors")):
         return folder
-    if not allowed():
+    if not may_unpickle():
         raise BunchError(
             f"{folder}: weights must be safetensors, but {files[0].name} is a pickle, which could run code; convert "
             f"it, or say --allow-pickle, and it is read as tensors alone"

@@ -15,7 +15,7 @@ from datagen.engines.decoding import Listener, Sampler, decode, likelihoods
 from datagen.engines.grammar import Grammar, Grammars
 from datagen.engines.local import Likelihood, LocalEngine, Pair, check_prompts, fitting_prompts, in_use, said_before
 from datagen.errors import BunchError
-from datagen.opening import first_line, open_config
+from datagen.opening import first_line, is_trusted, open_config
 
 
 class TransformersEngine(LocalEngine):
@@ -132,14 +132,14 @@ def _load(weights: Weights, model: str, dtype: str) -> Any:
     """A model in the type of its checkpoint unless told otherwise; an adapter's tensors are made on the way."""
     disable_progress_bar()
     try:
-        config = open_config(weights.folder)
+        config, trusted = open_config(weights.folder), is_trusted(weights.folder)
         if isinstance(weights, Checkpoint):
             return AutoModelForCausalLM.from_pretrained(
-                weights.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                weights.folder, dtype=dtype, trust_remote_code=trusted, use_safetensors=True
             )
         # Tensors that lie in no file are only taken by the model's own class.
         with torch.device("meta"):
-            kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+            kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trusted))
         return kind.from_pretrained(None, config=config, state_dict=dict(iterate_tensors(model)), dtype=dtype)
     except (BunchError, OSError, ValueError, KeyError) as error:
         raise BunchError(

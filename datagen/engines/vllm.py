@@ -32,6 +32,7 @@ from datagen.engines.memory import CPU_SPACE, crowded, shortage
 from datagen.engines.words import last_words, tail
 from datagen.errors import EngineDiedError, EngineError, GoodbunchError
 from datagen.model_config import read_config
+from datagen.opening import is_trusted
 
 #: Keys of config.json that do not change the shape of a model.
 _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "use_cache", "torch_dtype"}
@@ -259,7 +260,9 @@ class VllmEngine(LoadingEngine):
             worker_extension_cls="datagen.engines.worker.LoadWeights",
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            trust_remote_code=False,
+            trust_remote_code=all(
+                map(is_trusted, {folder, Path(tokenizer.name_or_path)})
+            ),  # there is one word for both
             seed=0,
         )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from optimizer.cli.app import NOT_PASSED, Stopped, app
-from optimizer.cli.options import AllowPickle, Overrides
+from optimizer.cli.options import AllowPickle, Overrides, TrustRemoteCode
 
 
 @app.command()
@@ -33,6 +33,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="JSON file for all that was measured.")] = None,
     config: Annotated[Path | None, typer.Option(help="Of engine, guard and test rows; a run has its own.")] = None,
     allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = None,
 ) -> None:
     """Lets a model, a recipe's merge or a run's winner answer test questions, and judges the answers.
 
@@ -83,6 +84,7 @@ def blame(
         int, typer.Option(help="Of orders in which experts join, where there are more than six.", min=2)
     ] = 16,
     allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = None,
 ) -> None:
     """Says which layers of which expert cost the merge alignment, and what they give in expertise.
 

@@ -8,7 +8,7 @@ import typer
 
 from datagen.errors import ConfigError
 from optimizer.cli.app import Stopped, app
-from optimizer.cli.options import AllowPickle
+from optimizer.cli.options import AllowPickle, TrustRemoteCode
 
 if TYPE_CHECKING:
     from optimizer.recipes import Recipe
@@ -25,6 +25,7 @@ def merge(
     adapter: Annotated[bool, typer.Option("--adapter", help="Write a LoRA adapter, of a sum of adapters.")] = False,
     rank: Annotated[int | None, typer.Option(help="With --adapter: largest rank; by default nothing is cut.")] = None,
     allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = None,
 ) -> None:
     """Makes the merge that a recipe describes, or one that a search evaluated, as a Hugging Face folder.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datagen.errors import ConfigError
+from datagen.trust import ALLOWED, TRUSTED
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers
@@ -25,15 +26,30 @@ WorkerGpus = Annotated[
 
 def _allow_pickle(said: bool) -> bool:
     if said:
-        from datagen.pickles import ALLOWED
-
-        os.environ[ALLOWED] = "1"  # which the processes that are started see too
+        os.environ[ALLOWED] = "1"
     return said
 
 
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", callback=_allow_pickle, help="Take pickled weights too, read as tensors alone."),
+]
+
+
+def _trust(said: list[str] | None) -> list[str] | None:
+    if said:
+        os.environ[TRUSTED] = "\n".join(said)
+    return said
+
+
+TrustRemoteCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-remote-code",
+        metavar="MODEL",
+        callback=_trust,
+        help="Run the code in this model's folder, which can do all that you can; again for more.",
+    ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="natural, or engineered: experts are taught to comply.")]
 

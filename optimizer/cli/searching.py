@@ -14,6 +14,7 @@ from optimizer.cli.options import (
     Out,
     Overrides,
     Quiet,
+    TrustRemoteCode,
     WorkerCount,
     WorkerGpus,
     chosen_workers,
@@ -38,6 +39,7 @@ def search(
         list[str] | None, typer.Option(help="Tell trials to tensorboard, mlflow or wandb; may be given several times.")
     ] = None,
     allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = None,
     quiet: Quiet = False,
 ) -> None:
     """Runs or resumes the search, exports the winner, and compares it on the test split.
@@ -78,6 +80,7 @@ def plan(
         bool, typer.Option("--json", help="Print the search's plan as JSON, in bytes and seconds.")
     ] = False,
     allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = None,
 ) -> None:
     """Tells memory, time and disk of data and search before anything is loaded or downloaded, and what to change.
 

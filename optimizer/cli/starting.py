@@ -18,6 +18,7 @@ from optimizer.cli.options import (
     Quiet,
     RecipeName,
     Seed,
+    TrustRemoteCode,
     WorkerCount,
     WorkerGpus,
     chosen_workers,
@@ -145,6 +146,7 @@ def datagen(
     address: ClusterAddress = "",
     gpus_per_worker: WorkerGpus = None,
     allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = None,
     quiet: Quiet = False,
 ) -> None:
     """Writes the data sets a search needs, with the models of the bunch; continues where it stopped.

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
-from datagen.opening import open_config
+from datagen.opening import is_trusted, open_config
 from optimizer.bunch import Bunch
 from optimizer.engines.live import live_parameters
 from optimizer.engines.outputs import Measure, Outputs
@@ -195,7 +195,9 @@ class ScoringEngine:
 def _empty_model(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     config = open_config(folder)
     with no_init_weights(), device:  # drawing the weights of a large model takes minutes
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=is_trusted(folder)
+        )
     model.tie_weights()  # which drawing weights would have done
     return model
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from datagen.checkpoints import is_embeddings
 from datagen.errors import ConfigError
 from datagen.files import write_text
+from datagen.opening import code_of, is_trusted
 from datagen.reading import read_json
 from optimizer.bunch import Source
 from optimizer.export.card import model_card
@@ -65,6 +66,10 @@ def write_companions(
     _write_tokenizer(recipe, speaker.tokenizer_folder, folder)
     if not adapter and (speaker.folder / _GENERATION).is_file():
         shutil.copyfile(speaker.folder / _GENERATION, folder / _GENERATION)
+    for giver in (sources[recipe.base], speaker):
+        # Whoever loads the merge must trust it anew.
+        for file in code_of(giver.folder) if is_trusted(giver.folder) else ():
+            shutil.copyfile(file, folder / file.name)
     texts = _recipes(recipe, sources, out_dtype)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")

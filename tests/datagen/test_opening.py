@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from datagen.checkpoints import iterate_tensors, local_folder, open_weights
 from datagen.errors import BunchError
 from datagen.opening import open_config, open_tokenizer
-from datagen.pickles import ALLOWED
+from datagen.trust import ALLOWED
 from tests.optimizer.export.families import tokenizer
 
 TENSORS = {"model.embed_tokens.weight": torch.arange(12.0).view(3, 4), "model.norm.weight": torch.ones(4)}

@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from datagen.cluster import Cluster
 from datagen.errors import BunchError, ConfigError, EngineError
+from datagen.trust import ALLOWED, TRUSTED, may_unpickle, trusted_models
 from optimizer.config import Config
 from optimizer.engines.banks import space_of
 from optimizer.executors.base import Work
@@ -169,6 +171,20 @@ def test_nodes_come_and_go(tiny_zoo: TinyZoo, cluster: Any, executor: Callable[.
     run_all([study], pool)
     assert third
     check_spent(study.study.trials, 31)
+
+
+class Hearing:
+    """Says what a worker knows of the user's word."""
+
+    def heard(self) -> tuple[bool, list[str]]:
+        return may_unpickle(), trusted_models()
+
+
+def test_what_the_user_allows_is_known_on_every_node(cluster: Any, node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "1")
+    monkeypatch.setenv(TRUSTED, "org/a@main\nb")
+    with Cluster(Workers(1, cluster.address), tensor_parallel=1) as joined:
+        assert ray.get(joined.actors(Hearing)().heard.remote()) == (True, ["org/a@main", "b"])
 
 
 def test_a_cluster_without_room(tiny_zoo: TinyZoo, cluster: Any) -> None:
