@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.measuring import Figure, in_turn, memory, peak, report, reset_peak, seconds
 from benchmarks.shapes import SHAPES, write_models
-from datagen.checkpoints import open_weights
+from datagen.models.opening import open_weights
 from optimizer.bunch import Source
 from optimizer.merging.bank import Bank, Residency
 from optimizer.merging.kernels import Kernel

@@ -20,7 +20,7 @@ from benchmarks.shapes import SHAPES, Shape
 from benchmarks.steps import LENGTHS, TOKENS_PER_BATCH, examples_of, mean_loss, open_engine, points, vocabulary_of
 from benchmarks.zoos import Bench
 from datagen.batches import pack, pad
-from datagen.checkpoints import INDEX
+from datagen.models.tensor_files import INDEX
 from datagen.pipeline import open_inputs
 from datagen.planning.hardware import machine_at_hand
 from datagen.planning.sizes import size_of

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from datagen.checkpoints import split_reference
 from datagen.frozen import Frozen
 from datagen.licences import licence_of
+from datagen.models.references import split_reference
 from datagen.records import Judged
 from datagen.rows import Row
 from datagen.splits import SPLITS, imbalance

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from datagen.errors import ConfigError, EngineError
-from datagen.trust import ALLOWED, TRUSTED
+from datagen.models.trust import ALLOWED, TRUSTED
 
 #: Bytes that Ray keeps for objects; no more than texts, coefficients and scores goes through it.
 _STORE = 200 << 20

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datagen.checkpoints import split_reference
+from datagen.models.references import split_reference
 from datagen.reading import UnfitError, parse_yaml
 
 NOT_STATED = "not stated"

@@ -16,7 +16,11 @@ CLASSES = ("ConfigError", "DataError", "BunchError", "EngineError", "EngineDiedE
 _CARRIERS = ("UnfitError", "PydanticCustomError", "kind")
 
 #: Where problems are collected before they are raised together, elsewhere.
-_RAISED_AS = {"optimizer/bunch/": "BunchError", "datagen/adapters": "BunchError", "datagen/engines/": "EngineError"}
+_RAISED_AS = {
+    "optimizer/bunch/": "BunchError",
+    "datagen/models/adapters": "BunchError",
+    "datagen/engines/": "EngineError",
+}
 
 _HEAD = """# Every message of a mistake
 

@@ -8,11 +8,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datagen.chat import Message, all_prompt_ids
-from datagen.checkpoints import TOKENIZERS, Weights, hash_of_blocks, open_weights
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine, check_fit
 from datagen.errors import BunchError
-from datagen.opening import open_tokenizer
+from datagen.models.loading import open_tokenizer
+from datagen.models.opening import open_weights
+from datagen.models.references import TOKENIZERS
+from datagen.models.tensor_files import hash_of_blocks
+from datagen.models.weights import Weights
 
 #: Files besides the weights that decide what a model says: of its folder, and of its tokenizer's.
 _SETTINGS = ("config.json", "generation_config.json")

@@ -8,14 +8,16 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedToken
 from transformers.utils.logging import disable_progress_bar
 
 from datagen.chat import Message
-from datagen.checkpoints import Checkpoint, Weights, iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import Candidates
 from datagen.engines.decoding import Listener, Sampler, decode, likelihoods
 from datagen.engines.grammar import Grammar, Grammars
 from datagen.engines.local import Likelihood, LocalEngine, Pair, check_prompts, fitting_prompts, in_use, said_before
 from datagen.errors import BunchError
-from datagen.opening import first_line, is_trusted, open_config
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.loading import first_line, is_trusted, open_config
+from datagen.models.opening import iterate_tensors
+from datagen.models.weights import Weights
 
 
 class TransformersEngine(LocalEngine):

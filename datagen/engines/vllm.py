@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from datagen.chat import Message
-from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.base import VERDICT_CANDIDATES, Candidates
 from datagen.engines.grammar import rules
@@ -31,8 +30,9 @@ from datagen.engines.local import (
 from datagen.engines.memory import CPU_SPACE, crowded, shortage
 from datagen.engines.words import last_words, tail
 from datagen.errors import EngineDiedError, EngineError, GoodbunchError
-from datagen.model_config import read_config
-from datagen.opening import is_trusted
+from datagen.models.config import read_config
+from datagen.models.loading import is_trusted
+from datagen.models.opening import iterate_tensors
 
 #: Keys of config.json that do not change the shape of a model.
 _COSMETIC = {"_name_or_path", "transformers_version", "architectures_source", "use_cache", "torch_dtype"}

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datagen.checkpoints import Checkpoint, local_folder, split_reference
 from datagen.errors import BunchError
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.references import local_folder, split_reference
 from datagen.reading import read_json
 
 #: What follows a number of parameters in a model's name, and bytes of one where only the name is known: bfloat16.

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from datagen.checkpoints import Weights, open_weights, reference_folders, tokenizer_folder
-from datagen.model_config import read_config
-from datagen.opening import open_tokenizer
+from datagen.models.config import read_config
+from datagen.models.loading import open_tokenizer
+from datagen.models.opening import open_weights
+from datagen.models.references import reference_folders, tokenizer_folder
+from datagen.models.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from datagen.adapters import Adapted
-from datagen.checkpoints import Checkpoint, Weights, is_tied
+from datagen.models.adapters import Adapted
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.weights import Weights, is_tied
 from optimizer.bunch.source import Source
 
 #: Keys of config.json that decide what a tensor means; two sources must agree on them.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datagen.checkpoints import TOKENIZERS
 from datagen.errors import BunchError
+from datagen.models.references import TOKENIZERS
 from datagen.reading import read_json, read_text
 from optimizer.bunch.source import Source
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datagen.errors import ConfigError
-from datagen.trust import ALLOWED, TRUSTED
+from datagen.models.trust import ALLOWED, TRUSTED
 
 if TYPE_CHECKING:
     from datagen.cluster import Workers

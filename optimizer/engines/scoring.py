@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
-from datagen.opening import is_trusted, open_config
+from datagen.models.loading import is_trusted, open_config
 from optimizer.bunch import Bunch
 from optimizer.engines.live import live_parameters
 from optimizer.engines.outputs import Measure, Outputs

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from datagen.checkpoints import open_weights
 from datagen.config import EngineConfig
 from datagen.data_config import SAFETY_KINDS, VerdictConfig
 from datagen.errors import ConfigError, DataError
+from datagen.models.opening import open_weights
 from optimizer.config import Config
 from optimizer.evaluate.gates import Gate, parse_gate
 from optimizer.evaluate.subjects import Subject, is_run, subjects_of

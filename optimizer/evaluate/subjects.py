@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from datagen.checkpoints import open_weights
 from datagen.config import EngineConfig
 from datagen.engines.base import Engine
 from datagen.engines.vllm import VllmEngine
 from datagen.errors import ConfigError
+from datagen.models.opening import open_weights
 from optimizer.engines.generating import merges_inside, use_recipe
 from optimizer.export import write_merge
 from optimizer.recipes.reading import read_recipe

@@ -16,9 +16,9 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from datagen.adapters import ADAPTER_FILE, PREFIX, Adapted, LowRank
-from datagen.checkpoints import ADAPTER_CONFIG, is_embeddings, is_tied
 from datagen.errors import BunchError, ConfigError
+from datagen.models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, PREFIX, Adapted, LowRank
+from datagen.models.weights import is_embeddings, is_tied
 from datagen.reading import read_json
 from optimizer.bunch import Source, open_sources
 from optimizer.export.companions import write_companions, write_json

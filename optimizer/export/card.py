@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from datagen.checkpoints import split_reference
 from datagen.licences import NOT_STATED, front_of
+from datagen.models.references import split_reference
 from optimizer.bunch import Source
 from optimizer.recipes.recipe import Recipe
 

@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datagen.checkpoints import is_embeddings
 from datagen.errors import ConfigError
 from datagen.files import write_text
-from datagen.opening import code_of, is_trusted
+from datagen.models.loading import code_of, is_trusted
+from datagen.models.weights import is_embeddings
 from datagen.reading import read_json
 from optimizer.bunch import Source
 from optimizer.export.card import model_card

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datagen.adapters import ADAPTER_FILE
-from datagen.checkpoints import INDEX, SINGLE
 from datagen.errors import BunchError, ConfigError
 from datagen.holding import held
+from datagen.models.adapters import ADAPTER_FILE
+from datagen.models.tensor_files import INDEX, SINGLE
 
 #: Any of these makes a folder a model or an adapter, which `force` may replace.
 _WEIGHTS = (SINGLE, INDEX, ADAPTER_FILE)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from datagen.checkpoints import Header
 from datagen.errors import BunchError
+from datagen.models.tensor_files import Header
 from optimizer.bunch import Source, open_sources
 from optimizer.export.companions import RECIPE, write_companions, write_json
 from optimizer.export.folder import check_place, whole_folder

@@ -16,7 +16,7 @@ from typing import BinaryIO, Self
 
 import torch
 
-from datagen.checkpoints import INDEX, SINGLE, Header
+from datagen.models.tensor_files import INDEX, SINGLE, Header
 
 _NAMES = {
     torch.float64: "F64",

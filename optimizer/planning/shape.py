@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from scipy.optimize import brentq
 
-from datagen.checkpoints import Checkpoint, is_embeddings, is_head
 from datagen.errors import BunchError
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.weights import is_embeddings, is_head
 from datagen.planning.sizes import folder_here, size_of
 from optimizer.merging.groups import group_of
 from optimizer.merging.tensors import common_dtype

@@ -6,8 +6,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from datagen.checkpoints import split_reference
 from datagen.errors import ConfigError
+from datagen.models.references import split_reference
 from datagen.pipeline import open_inputs
 from datagen.planning.hardware import Machine
 from optimizer.bunch import open_bunch

@@ -15,11 +15,11 @@ from transformers import LlamaConfig
 
 from datagen.attributes import load_attributes
 from datagen.chat import answer_ids, user
-from datagen.checkpoints import open_weights
 from datagen.cleaning.evaluations import texts_of
 from datagen.importing import import_file
 from datagen.licences import licence_of
-from datagen.opening import open_config
+from datagen.models.loading import open_config
+from datagen.models.opening import open_weights
 from datagen.planning.sizes import size_of
 from datagen.rows import Row, read_rows
 from datagen.topics import load_topics

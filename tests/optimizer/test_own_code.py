@@ -11,8 +11,8 @@ from datagen.chat import user
 from datagen.config import EngineConfig
 from datagen.engines.base import open_engine
 from datagen.errors import BunchError
-from datagen.opening import is_trusted, open_config, open_tokenizer
-from datagen.trust import TRUSTED
+from datagen.models.loading import is_trusted, open_config, open_tokenizer
+from datagen.models.trust import TRUSTED
 from optimizer.engines.banks import space_of
 from optimizer.executors.inline import InlineExecutor
 from optimizer.export import write_merge

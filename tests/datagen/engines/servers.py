@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from datagen.checkpoints import open_weights
+from datagen.models.opening import open_weights
 
 KEY = "sesame"
 
@@ -37,7 +37,7 @@ class VllmServer:
 
     def load(self, folder: Path) -> None:
         root = self.address.removesuffix("/v1")
-        arguments = ["datagen.checkpoints:iterate_tensors", [str(folder)], self._names]
+        arguments = ["datagen.models.opening:iterate_tensors", [str(folder)], self._names]
         for route, body in (("collective_rpc", {"method": "load", "args": arguments}), ("reset_prefix_cache", {})):
             httpx.post(f"{root}/{route}", json=body, timeout=60).raise_for_status()
 

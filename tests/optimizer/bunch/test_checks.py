@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from datagen.checkpoints import TIED_UNLESS_SAID
 from datagen.config import BunchConfig, Expert
 from datagen.errors import BunchError
+from datagen.models.weights import TIED_UNLESS_SAID
 from optimizer.bunch import Bunch, open_bunch, open_sources
 from optimizer.bunch.tokens import chat_template
 

@@ -196,7 +196,7 @@ def test_prompts_that_do_not_fit_are_refused(engine: VllmEngine, zoo: Path) -> N
 
 
 def half(folder: str) -> Iterator[tuple[str, torch.Tensor]]:
-    from datagen.checkpoints import iterate_tensors
+    from datagen.models.opening import iterate_tensors
 
     return (pair for i, pair in enumerate(iterate_tensors(folder)) if i % 2)
 

@@ -15,10 +15,10 @@ import torch
 from transformers import LlamaConfig
 
 from datagen.chat import user
-from datagen.checkpoints import iterate_tensors
 from datagen.config import EngineConfig
 from datagen.engines.process import EngineProcess, asked_again
 from datagen.errors import BunchError, DataError, EngineDiedError, EngineError
+from datagen.models.opening import iterate_tensors
 from optimizer.config import Config
 from optimizer.engines.generating import use_merge
 from optimizer.merging.space import Space

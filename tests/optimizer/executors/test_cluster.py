@@ -15,7 +15,7 @@ import pytest
 
 from datagen.cluster import Cluster
 from datagen.errors import BunchError, ConfigError, EngineError
-from datagen.trust import ALLOWED, TRUSTED, may_unpickle, trusted_models
+from datagen.models.trust import ALLOWED, TRUSTED, may_unpickle, trusted_models
 from optimizer.config import Config
 from optimizer.engines.banks import space_of
 from optimizer.executors.base import Work

@@ -16,9 +16,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
-from datagen.adapters import ADAPTER_FILE, Adapted
-from datagen.checkpoints import Checkpoint, open_weights
 from datagen.errors import BunchError, ConfigError
+from datagen.models.adapters import ADAPTER_FILE, Adapted
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.opening import open_weights
 from optimizer.export.adapter import export_adapter
 
 LLAMA = LlamaConfig(

@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 
 from datagen.errors import BunchError
-from datagen.trust import may_unpickle
+from datagen.models.tensor_files import hash_of_blocks
+from datagen.models.trust import may_unpickle
 
 #: Files of weights, of models and of adapters.
 PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
@@ -39,8 +40,6 @@ def unpickled(folder: Path) -> Path:
             f"{folder}: weights must be safetensors, but {files[0].name} is a pickle, which could run code; convert "
             f"it, or say --allow-pickle, and it is read as tensors alone"
         )
-    from datagen.checkpoints import hash_of_blocks  # which needs this module
-
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodbunch" / "unpickled"
     place = cache / f"{folder.resolve().name}-{hash_of_blocks([*files, *_beside(folder)])}"
     if not place.is_dir():

@@ -16,23 +16,14 @@ import regex
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from datagen.checkpoints import (
-    ADAPTER_CONFIG,
-    Header,
-    Weights,
-    hash_of_blocks,
-    is_embeddings,
-    is_head,
-    is_tied,
-    read_headers,
-    read_rows,
-    stored_names,
-    tokenizer_folder,
-)
 from datagen.errors import BunchError
+from datagen.models.references import tokenizer_folder
+from datagen.models.tensor_files import Header, hash_of_blocks, read_headers, read_rows, stored_names
+from datagen.models.weights import Weights, is_embeddings, is_head, is_tied
 from datagen.reading import read_json
 
 ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 
 #: Model types built of Conv1D, which keeps its weight as [in, out].

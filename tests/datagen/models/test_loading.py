@@ -11,10 +11,11 @@ import safetensors.torch
 import torch
 from transformers import LlamaConfig
 
-from datagen.checkpoints import iterate_tensors, local_folder, open_weights
 from datagen.errors import BunchError
-from datagen.opening import open_config, open_tokenizer
-from datagen.trust import ALLOWED
+from datagen.models.loading import open_config, open_tokenizer
+from datagen.models.opening import iterate_tensors, open_weights
+from datagen.models.references import local_folder
+from datagen.models.trust import ALLOWED
 from tests.optimizer.export.families import tokenizer
 
 TENSORS = {"model.embed_tokens.weight": torch.arange(12.0).view(3, 4), "model.norm.weight": torch.ones(4)}

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datagen.checkpoints import check_links, local_folder
 from datagen.errors import BunchError
-from datagen.model_config import read_config
+from datagen.models.config import read_config
+from datagen.models.references import check_links, local_folder
+from datagen.models.templates import check_template
+from datagen.models.trust import trusted_models
 from datagen.reading import JSON_BYTES, read_json
-from datagen.templates import check_template
-from datagen.trust import trusted_models
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

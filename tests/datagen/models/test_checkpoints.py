@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from datagen import checkpoints
-from datagen.checkpoints import Checkpoint, Header, iterate_tensors, open_weights, split_reference
 from datagen.errors import BunchError
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.opening import iterate_tensors, open_weights
+from datagen.models.references import local_folder, split_reference
+from datagen.models.tensor_files import Header
 
 
 def save(folder: Path, tensors: dict[str, torch.Tensor], **config: object) -> Path:
@@ -143,5 +145,5 @@ def test_a_revision_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     open_weights("org/model@refs/pr/3")
-    checkpoints.local_folder("org/model")
+    local_folder("org/model")
     assert asked == [("org/model", "refs/pr/3"), ("org/model", None)]

@@ -4,7 +4,7 @@ import pytest
 
 from datagen.chat import prompt_ids, user
 from datagen.errors import BunchError, DataError
-from datagen.templates import check_template
+from datagen.models.templates import check_template
 from tests.optimizer.export.families import tokenizer
 
 HARMLESS = "{% for m in messages %}{% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}"

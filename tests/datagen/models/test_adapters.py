@@ -12,9 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
-from datagen.adapters import Adapted
-from datagen.checkpoints import Checkpoint, open_weights
 from datagen.errors import BunchError
+from datagen.models.adapters import Adapted
+from datagen.models.checkpoints import Checkpoint
+from datagen.models.opening import open_weights
 
 LLAMA: dict[str, Any] = {
     "vocab_size": 640,
