@@ -18,13 +18,16 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from optimizer.search.domain import Domain
 from optimizer.search_config import BlackBoxConfig, SearchConfig
 
 #: EvoMM (arXiv 2406.14563): CMA-ES within [0, 1], begun at the uniform average, sigma a sixth of the range.
 EVOMM = BlackBoxConfig(low=0.0, high=1.0, sigma=1 / 6)
+
+#: How many trials before the one that began a generation may be of it: drivers can be slow to suggest.
+_LATE = 1000
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,24 @@ def settings_of(config: SearchConfig) -> BlackBoxConfig:
     return EVOMM.model_copy(update={"trials": config.black_box.trials, "patience": config.black_box.patience})
 
 
+class _Evolving(CmaEsSampler):
+    """Optuna's, which looks through all trials for every suggestion; of them, only the last generation's count."""
+
+    def _get_trials(self, study: Study) -> list[FrozenTrial]:
+        trials = study.get_trials(deepcopy=False)
+        begun = next((i for i in reversed(range(len(trials))) if self._has_state(trials[i])), 0)
+        return [trial for trial in trials[max(0, begun - _LATE) :] if trial.state == TrialState.COMPLETE]
+
+    def _has_state(self, trial: FrozenTrial) -> bool:
+        return trial.state == TrialState.COMPLETE and any(
+            key.startswith(self._attr_key_optimizer) for key in trial.system_attrs
+        )
+
+
 def _cma(box: BlackBox, domain: Domain, seed: int) -> CmaEsSampler:
     # Optuna's CMA-ES works on the unit cube; its population is 4 + floor(3 ln n), as paper 1's.
     width = float((domain.high - domain.low).max())
-    return CmaEsSampler(x0=dict(box.start), sigma0=box.sigma / width, seed=seed)
+    return _Evolving(x0=dict(box.start), sigma0=box.sigma / width, seed=seed)
 
 
 def _qmc(_: BlackBox, __: Domain, ___: int) -> QMCSampler:

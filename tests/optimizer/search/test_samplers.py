@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from optimizer.merging.space import Space
+from optimizer.search import samplers
 from optimizer.search.domain import Domain
 from optimizer.search.samplers import BlackBox, settings_of
 from optimizer.search_config import SINGLE_OBJECTIVE, BlackBoxConfig, SearchConfig
@@ -92,6 +93,14 @@ def test_cma_begins_at_its_start_with_its_step_size() -> None:
     points = np.array(study_of(config, optuna.storages.InMemoryStorage(), 10))[1:]  # the first is drawn at random
     assert points.mean() == pytest.approx(0.5, abs=0.05)
     assert points.std() == pytest.approx(0.05, abs=0.02)
+
+
+def test_cma_needs_the_last_generation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SearchConfig(sampler="cmaes", seed=3)
+    monkeypatch.setattr(samplers, "_LATE", 0)
+    points = study_of(config, optuna.storages.InMemoryStorage(), 80)
+    monkeypatch.delattr(samplers._Evolving, "_get_trials")
+    assert study_of(config, optuna.storages.InMemoryStorage(), 80) == points
 
 
 @pytest.mark.parametrize("name", ["evomm", "cmaes", "tpe", "random"])
