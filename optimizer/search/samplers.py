@@ -4,6 +4,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from optuna import Study
@@ -69,17 +70,27 @@ def settings_of(config: SearchConfig) -> BlackBoxConfig:
 
 
 class _Evolving(CmaEsSampler):
-    """Optuna's, which looks through all trials for every suggestion; of them, only the last generation's count."""
+    """Optuna's, for many trials and many workers.
+
+    Optuna looks through all trials for every suggestion, though only the last generation's count. It takes the state
+    from finished trials alone: with more workers than a generation has trials, most suggestions update anew what one
+    has updated already, which comes to the same and takes longer than all else.
+    """
+
+    _begun: FrozenTrial | None = None
 
     def _get_trials(self, study: Study) -> list[FrozenTrial]:
         trials = study.get_trials(deepcopy=False)
-        begun = next((i for i in reversed(range(len(trials))) if self._has_state(trials[i])), 0)
-        return [trial for trial in trials[max(0, begun - _LATE) :] if trial.state == TrialState.COMPLETE]
+        found = next((i for i in reversed(range(len(trials))) if self._has_state(trials[i])), None)
+        self._begun = None if found is None else trials[found]
+        recent = trials[max(0, (found or 0) - _LATE) :]
+        return [trial for trial in recent if trial.state == TrialState.COMPLETE]
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        return super()._restore_optimizer([] if self._begun is None else [self._begun])
 
     def _has_state(self, trial: FrozenTrial) -> bool:
-        return trial.state == TrialState.COMPLETE and any(
-            key.startswith(self._attr_key_optimizer) for key in trial.system_attrs
-        )
+        return any(key.startswith(self._attr_key_optimizer) for key in trial.system_attrs)
 
 
 def _cma(box: BlackBox, domain: Domain, seed: int) -> CmaEsSampler:

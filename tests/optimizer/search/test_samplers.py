@@ -100,7 +100,28 @@ def test_cma_needs_the_last_generation_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(samplers, "_LATE", 0)
     points = study_of(config, optuna.storages.InMemoryStorage(), 80)
     monkeypatch.delattr(samplers._Evolving, "_get_trials")
+    monkeypatch.delattr(samplers._Evolving, "_restore_optimizer")
     assert study_of(config, optuna.storages.InMemoryStorage(), 80) == points
+
+
+def test_cma_updates_once_a_generation_whoever_is_under_way() -> None:
+    """Of 40 workers; a generation is 9 trials in six dimensions, the first trial is drawn at random."""
+    config = SearchConfig(sampler="cmaes", seed=3)
+    study, domain = optuna.create_study(), domain_of(config)
+    box = BlackBox("cmaes", 3, domain.parameters(np.full(SPACE.shape, 0.5)), 0.2)
+    under_way: list[optuna.Trial] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(240):
+            study.sampler = box.sampler(domain, number)
+            under_way.append(study.ask(domain.ranges))
+            if len(under_way) == 40:
+                trial = under_way.pop(0)
+                study.tell(trial, float(((SPACE.from_parameters(trial.params) - TARGET) ** 2).mean()))
+    begun = [trial.system_attrs for trial in study.trials if "cma:optimizer:0" in trial.system_attrs]
+    generations = [attrs["cma:generation"] for attrs in begun]
+    assert generations == sorted(set(generations))
+    assert generations[-1] > 3
 
 
 @pytest.mark.parametrize("name", ["evomm", "cmaes", "tpe", "random"])
