@@ -28,7 +28,7 @@ from optimizer.search_config import BlackBoxConfig, SearchConfig
 EVOMM = BlackBoxConfig(low=0.0, high=1.0, sigma=1 / 6)
 
 #: How many trials before the one that began a generation may be of it: drivers can be slow to suggest.
-_LATE = 1000
+_LATE = 100
 
 
 @dataclass(frozen=True)
