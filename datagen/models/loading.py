@@ -76,12 +76,12 @@ def _code(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
     """A model's own code, and what of it is asked for, which may lie elsewhere."""
     asking = [folder / name for name in ("config.json", "tokenizer_config.json")]
     maps = [read_json(file).get("auto_map") if file.is_file() else None for file in asking]
-    return {file.name: file.read_bytes() for file in code_of(folder)}, maps
+    return {name: (folder / name).read_bytes() for name in code_of(folder)}, maps
 
 
-def code_of(folder: Path) -> list[Path]:
-    """Files of a model's own code."""
-    return sorted(folder.glob("*.py"))
+def code_of(folder: Path) -> list[str]:
+    """Files of a model's own code, from its folder; it may import some of folders below."""
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*.py"))
 
 
 def remedy(folder: Path, file: str, otherwise: str) -> str:

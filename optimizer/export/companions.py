@@ -68,8 +68,9 @@ def write_companions(
         shutil.copyfile(speaker.folder / _GENERATION, folder / _GENERATION)
     for giver in (sources[recipe.base], speaker):
         # Whoever loads the merge must trust it anew.
-        for file in code_of(giver.folder) if is_trusted(giver.folder) else ():
-            shutil.copyfile(file, folder / file.name)
+        for name in code_of(giver.folder) if is_trusted(giver.folder) else ():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(giver.folder / name, folder / name)
     texts = _recipes(recipe, sources, out_dtype)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")

@@ -90,6 +90,11 @@ def test_trust_is_of_one_model(zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest
     (other / "modeling_own.py").write_text(CODE["modeling_own.py"] + "\nmore = 1\n")
     assert not is_trusted(other)
     (other / "modeling_own.py").write_text(CODE["modeling_own.py"])
+    (other / "below").mkdir()
+    (other / "below" / "more.py").write_text("more = 1\n")
+    assert not is_trusted(other), "what is imported from below counts, too"
+    (other / "below" / "more.py").unlink()
+    assert is_trusted(other)
     told = json.loads((other / "config.json").read_text())
     told["auto_map"] = {name: f"someone/else--{place}" for name, place in MAPS.items()}
     (other / "config.json").write_text(json.dumps(told))
