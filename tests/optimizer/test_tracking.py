@@ -159,7 +159,7 @@ def dashboard(database: Path) -> Iterator[str]:
 def test_optunas_dashboard_opens_a_run(tiny_zoo: TinyZoo, tmp_path: Path) -> None:
     found = searched(tiny_zoo, tmp_path / "run")
     with dashboard(tmp_path / "run" / "study.db") as address:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while True:
             try:
                 studies = httpx.get(f"{address}/api/studies").raise_for_status().json()["study_summaries"]
