@@ -5,8 +5,7 @@ Optuna's callbacks for two of them are deprecated, and that for TensorBoard need
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -149,20 +148,22 @@ def tracked(names: Sequence[str], config: Config) -> Iterator[Track]:
         names: keys of `TRACKERS`.
         config: of the run.
     """
-    with ExitStack() as stack:
-        trackers: dict[str, Tracker] = {}
+    trackers: dict[str, Tracker] = {}
 
-        def tell(study: str, trial: FrozenTrial) -> None:
-            values = values_of(study, trial)
-            for name, tracker in list(trackers.items()):
-                with _survived(name, partial(trackers.pop, name)):
-                    tracker.log(trial.number, values)
+    def tell(study: str, trial: FrozenTrial) -> None:
+        for name, tracker in list(trackers.items()):
+            with _survived(name, trackers):
+                tracker.log(trial.number, values_of(study, trial))
 
+    try:
         for name in dict.fromkeys(names):
-            with _survived(name, lambda: None):
+            with _survived(name, trackers):
                 trackers[name] = TRACKERS[name](config)
-                stack.enter_context(_closed(name, trackers))
         yield tell
+    finally:
+        for name, tracker in list(trackers.items()):
+            with _survived(name, trackers):
+                tracker.close()
 
 
 def values_of(study: str, trial: FrozenTrial) -> dict[str, float]:
@@ -176,20 +177,11 @@ def values_of(study: str, trial: FrozenTrial) -> dict[str, float]:
 
 
 @contextmanager
-def _survived(name: str, leave: Callable[[], object]) -> Iterator[None]:
+def _survived(name: str, trackers: dict[str, Tracker]) -> Iterator[None]:
+    """Leaves out a tool that fails."""
     try:
         yield
     except Exception as error:  # whatever a server, a key or a disk makes a client say
         note(f"{name} is told no more trials, since {' '.join(str(error).split())[:200] or type(error).__name__}")
         log.debug("what it died of", exc_info=error)
-        leave()
-
-
-@contextmanager
-def _closed(name: str, trackers: dict[str, Tracker]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if tracker := trackers.get(name):
-            with _survived(name, lambda: None):
-                tracker.close()
+        trackers.pop(name, None)

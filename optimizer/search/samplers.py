@@ -90,7 +90,7 @@ class _Evolving(CmaEsSampler):
         return super()._restore_optimizer([] if self._begun is None else [self._begun])
 
     def _has_state(self, trial: FrozenTrial) -> bool:
-        return any(key.startswith(self._attr_key_optimizer) for key in trial.system_attrs)
+        return f"{self._attr_key_optimizer}:0" in trial.system_attrs  # the first of its pieces
 
 
 def _cma(box: BlackBox, domain: Domain, seed: int) -> CmaEsSampler:
