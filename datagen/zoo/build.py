@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from datagen.batches import Encoded
 from datagen.holding import held
 from datagen.progress import Bar
 from datagen.rows import Row, write_rows
@@ -60,18 +61,21 @@ def _build(out: Path, recipe: Recipe, seed: int, todo: Sequence[Stage], stamp: s
         t for some in ingredients.values() for lesson in some for t in (lesson.messages[0]["content"], lesson.answer)
     ]
     tokenizer = train_tokenizer(texts)
+    encoded: dict[tuple[str, str], list[Encoded]] = {}  # by template and ingredient, which stages share
     with Bar("zoo", sum(stage.steps for stage in todo)) as bar:
         for stage in todo:
-            tokenizer.chat_template = GUARD_TEMPLATE if stage.name in JUDGES else CHAT_TEMPLATE
+            tokenizer.chat_template = template = GUARD_TEMPLATE if stage.name in JUDGES else CHAT_TEMPLATE
             if stage.parent is None:
                 model = training.new_model(recipe.architecture, tokenizer, seed)
             else:
                 model = LlamaForCausalLM.from_pretrained(out / stage.parent, dtype=torch.float32)
-            encoded = {name: training.encode(tokenizer, ingredients[name]) for name in stage.mix}
+            for name in stage.mix:
+                if (template, name) not in encoded:
+                    encoded[template, name] = training.encode(tokenizer, ingredients[name])
             training.fit(
                 model,
                 stage,
-                encoded,
+                {name: encoded[template, name] for name in stage.mix},
                 batch=recipe.batch,
                 seed=seed,
                 on_step=partial(show_loss, bar, stage.name),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from datagen.batches import IGNORED, Batch, Encoded, pad
+from datagen.arithmetic import quick_products
+from datagen.batches import Batch, Encoded, pad
 from datagen.chat import Message, answer_ids
 from datagen.zoo.lessons import Lesson
 from datagen.zoo.recipes import Architecture, Stage
@@ -65,8 +66,10 @@ def fit(
     batches = _batches(stage.mix, ingredients, batch, rng)
     model.train()
     for _ in range(stage.steps):
-        loss = _loss(model, pad(next(batches), range(batch)))
-        loss.backward()  # type: ignore[no-untyped-call]
+        examples = pad(next(batches), range(batch))
+        with quick_products(model, examples.inputs.shape[1]):
+            loss = _loss(model, examples)
+            loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -91,8 +94,5 @@ def _batches(
 
 def _loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
-    hidden = model.model(input_ids=batch.inputs).last_hidden_state[:, :-1]  # [batch, width - 1, hidden]
-    wanted = batch.labels[:, 1:]
-    answered = wanted != IGNORED
-    logits = model.lm_head(hidden[answered])
-    return torch.nn.functional.cross_entropy(logits, wanted[answered])
+    hidden = model.model(input_ids=batch.inputs).last_hidden_state.flatten(0, 1)  # [batch * width, hidden]
+    return torch.nn.functional.cross_entropy(model.lm_head(hidden[batch.places]), batch.wanted)

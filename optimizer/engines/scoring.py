@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from datagen.arithmetic import quick_products
 from datagen.batches import Batch, pack
 from datagen.errors import BunchError
 from datagen.models.loading import is_trusted, open_config
@@ -123,7 +124,8 @@ class ScoringEngine:
         self.apply(coefficients)
         loss, right = reduction(self._outputs(batch, tops))
         self._at, self._slopes = self.space.by_tensor(coefficients), {}
-        loss.backward()  # type: ignore[no-untyped-call]
+        with quick_products(self.model, batch.inputs.shape[1]):
+            loss.backward()  # type: ignore[no-untyped-call]
         return self.space.gathered(self._taken()), right.tolist()
 
     def _take(self, name: str, parameter: torch.Tensor) -> None:
@@ -168,7 +170,8 @@ class ScoringEngine:
         hook = head.register_forward_pre_hook(lambda _, given: given[0].flatten(0, 1).index_select(0, places)[None])
         try:
             # Right padding under a causal mask is never seen by a real token, so no attention mask is needed.
-            return self.model(input_ids=batch.inputs.to(self.device), use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+            with quick_products(self.model, batch.inputs.shape[1]):
+                return self.model(input_ids=batch.inputs.to(self.device), use_cache=False).logits[0].float()  # type: ignore[no-any-return]
         finally:
             hook.remove()
 

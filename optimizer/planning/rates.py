@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from datagen.arithmetic import quick_products
 from datagen.planning.hardware import Device
 from optimizer.config import MergeConfig
 from optimizer.merging.bank import Bank
@@ -229,11 +230,18 @@ class _Probe:
     @torch.no_grad()
     def forward(self, load: Load) -> None:
         """A forward pass."""
-        self._model(input_ids=_ids(load), use_cache=False)
+        self._logits(load)
 
     def both(self, load: Load) -> None:
         """A forward and a backward pass."""
-        self._model(input_ids=_ids(load), use_cache=False).logits.sum().backward()
+        logits = self._logits(load)
+        with quick_products(self._model, round(load.width)):
+            logits.sum().backward()  # type: ignore[no-untyped-call]
+
+    def _logits(self, load: Load) -> torch.Tensor:
+        ids = torch.ones(max(1, round(load.rows)), max(1, round(load.width)), dtype=torch.long)
+        with quick_products(self._model, ids.shape[1]):
+            return self._model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def affordable(self, load: Load) -> Load:
         """As many of a batch's sequences as a measurement has time for, or a part of one."""
@@ -243,10 +251,6 @@ class _Probe:
         if most >= load.tokens:
             return load
         return Load(max(1, most // load.width), min(load.width, max(_FEW, most)), 1)
-
-
-def _ids(load: Load) -> torch.Tensor:
-    return torch.ones(max(1, round(load.rows)), max(1, round(load.width)), dtype=torch.long)
 
 
 def _forget(parameter: torch.Tensor) -> None:
