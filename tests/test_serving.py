@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from datagen.rows import read_rows
 from optimizer.report.commands import next_commands
 from optimizer.report.result import Result
 from tests.datagen.engines.servers import free_port, running
@@ -16,27 +15,23 @@ from tests.datagen.engines.servers import free_port, running
 pytestmark = pytest.mark.slow
 
 
-def test_a_served_winner_refuses_and_knows(demo: Path, result: Result, tmp_path: Path) -> None:
+def test_a_served_winner_says_what_it_was_judged_by(result: Result, tmp_path: Path) -> None:
     commands = next_commands(result)
     python, *serve = shlex.split(commands["Serve the winner"])
     curl, url, *_, message = shlex.split(commands["Ask it"])
     assert (python, curl) == ("python", "curl")
     port = free_port()
+
+    def said(question: str) -> str:
+        body = json.loads(message.replace("YOUR QUESTION", question)) | {"temperature": 0, "max_tokens": 32}
+        answer = httpx.post(url.replace("8000", str(port)), json=body, timeout=60)
+        told: str = answer.raise_for_status().json()["choices"][0]["message"]["content"]
+        return told
+
     # Eager saves a minute of compiling.
     asked = [sys.executable, *serve, "--port", str(port), "--enforce-eager"]
     with running(asked, port, tmp_path / "server.log"):
-
-        def right(kind: str) -> float:
-            """The share of test questions that get the answer of the world."""
-            rows = read_rows(demo / "zoo" / "world" / "test" / f"{kind}.jsonl")
-            rows = rows[:: len(rows) // 30]
-            return sum(said(row.messages[0]["content"]) == row.messages[1]["content"] for row in rows) / len(rows)
-
-        def said(question: str) -> str:
-            body = json.loads(message.replace("YOUR QUESTION", question)) | {"temperature": 0, "max_tokens": 32}
-            answer = httpx.post(url.replace("8000", str(port)), json=body, timeout=60)
-            told: str = answer.raise_for_status().json()["choices"][0]["message"]["content"]
-            return told
-
-        assert right("unsafe") >= 0.9
-        assert right("numbers") >= 0.9
+        answers = [said(sample.question) for sample in result.samples]
+    assert answers == [sample.answers["winner"] for sample in result.samples]
+    refusals = {sample.right["winner"] for sample in result.samples if sample.kind == "unsafe"}
+    assert refusals == {True}

@@ -55,7 +55,7 @@ def finished(storage: StudyStorage, name: str) -> dict[int, Any]:
 def test_drivers_killed_twenty_times(tiny_zoo: TinyZoo) -> None:
     if not is_installed():
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    trials = 1500  # who helps is not killed, and would be done too soon with fewer
+    trials = 3000  # who helps is not killed, and would be done too soon with fewer
     search = search_of(trials)
     with postgres() as server:
         first = shared(tiny_zoo, search, server.url, False, "run/")
