@@ -230,18 +230,15 @@ class _Probe:
     @torch.no_grad()
     def forward(self, load: Load) -> None:
         """A forward pass."""
-        self._logits(load)
+        ids = _ids(load)
+        with quick_products(self._model, ids.shape[1]):
+            self._model(input_ids=ids, use_cache=False)
 
     def both(self, load: Load) -> None:
         """A forward and a backward pass."""
-        logits = self._logits(load)
-        with quick_products(self._model, round(load.width)):
-            logits.sum().backward()  # type: ignore[no-untyped-call]
-
-    def _logits(self, load: Load) -> torch.Tensor:
-        ids = torch.ones(max(1, round(load.rows)), max(1, round(load.width)), dtype=torch.long)
+        ids = _ids(load)
         with quick_products(self._model, ids.shape[1]):
-            return self._model(input_ids=ids, use_cache=False).logits  # type: ignore[no-any-return]
+            self._model(input_ids=ids, use_cache=False).logits.sum().backward()
 
     def affordable(self, load: Load) -> Load:
         """As many of a batch's sequences as a measurement has time for, or a part of one."""
@@ -251,6 +248,10 @@ class _Probe:
         if most >= load.tokens:
             return load
         return Load(max(1, most // load.width), min(load.width, max(_FEW, most)), 1)
+
+
+def _ids(load: Load) -> torch.Tensor:
+    return torch.ones(max(1, round(load.rows)), max(1, round(load.width)), dtype=torch.long)
 
 
 def _forget(parameter: torch.Tensor) -> None:
